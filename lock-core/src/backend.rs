@@ -1,0 +1,416 @@
+//! Implement this: what a store must do to carry locks. Not what applications call, and no policy.
+
+use std::fmt::{self, Debug};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::error::BackendError;
+use crate::fencing::{FencingRange, FencingToken};
+use crate::key::LockKey;
+use crate::owner::Owner;
+
+/// The most fencing tokens that one grant reserves.
+pub const MAX_TOKENS: u16 = 64;
+
+/// Implement this to bring a store; call [`Lock`](crate::Lock) to use one.
+///
+/// # Contract
+///
+/// A backend is a translation table from these methods to the store's commands. It does not retry, wait, log,
+/// spawn or decide; lock-core does, once for all stores. For each key the store has at most one *entry*: an
+/// owner and the instant at which the entry ends.
+///
+/// 1. Every method is one atomic step at the store. Never read, then write.
+/// 2. An entry always has an end, set in the same step as the entry.
+/// 3. An entry lasts at least as long as asked: round a ttl up to the store's resolution.
+/// 4. Nothing but [`try_acquire`](Self::try_acquire) creates an entry.
+/// 5. Only the owner in the request may lose or prolong its entry. The whole owner is compared.
+/// 6. An error says truthfully whether the request may have been applied ([`BackendErrorKind`]). If in doubt, it
+///    may have been.
+/// 7. Dropping a method's future is allowed at any point. The request is then of unknown outcome.
+/// 8. Something that is no lock at the key (another type) is [`BackendErrorKind::Conflict`], never changed
+///    and never "busy". An entry that others wrote in the store's lock layout is busy.
+///
+/// `lock-testkit` checks these promises.
+///
+/// [`BackendErrorKind`]: crate::BackendErrorKind
+/// [`BackendErrorKind::Conflict`]: crate::BackendErrorKind::Conflict
+#[cfg_attr(feature = "mock", mockall::automock)]
+#[async_trait]
+pub trait LockBackend: Debug + Send + Sync + 'static {
+    /// One attempt to make `request.owner` the owner of `request.key` for `request.ttl`.
+    ///
+    /// 1. Grants if there is no entry or the entry has ended, and otherwise answers busy without touching it.
+    /// 2. Is idempotent for its owner: if the entry is already this owner's, it answers the same grant and
+    ///    touches nothing, because a late copy of the request must not shorten what was prolonged since.
+    /// 3. With `request.from`: grants only while `from` owns the entry, which the new owner replaces in the same
+    ///    step. Otherwise busy (or, if there is no entry, busy with an empty [`Holder`]).
+    /// 4. Where the store has fencing: the grant reserves `request.tokens` numbers in the same step, all
+    ///    greater than any given before for this key, also after release, expiry and loss of data.
+    /// 5. Never waits for the holder.
+    async fn try_acquire<'a>(&self, request: AcquireRequest<'a>) -> Result<Attempt, BackendError>;
+
+    /// Prolongs entries: one or thousands, in as few commands as the store allows.
+    ///
+    /// 1. Answers in the order asked; lock-core counts a missing answer as unknown.
+    /// 2. [`Renew::AtLeast`] never shortens what is left of the entry; [`Renew::Exactly`] sets it.
+    /// 3. Never recreates an entry that is gone.
+    /// 4. One key that fails does not keep the others from being renewed.
+    async fn renew<'a>(
+        &self,
+        renewals: &'a [RenewRequest<'a>],
+    ) -> Vec<Result<Ownership, BackendError>>;
+
+    /// Deletes the entry of `key` if `owner` owns it, and wakes waiters.
+    ///
+    /// [`Ownership::Held`] means: it was this owner's and is gone now.
+    async fn release(&self, key: &LockKey, owner: &Owner) -> Result<Ownership, BackendError>;
+
+    /// Who holds `key`, or `None` if it is free. Reads only.
+    async fn inspect(&self, key: &LockKey) -> Result<Option<Holder>, BackendError>;
+
+    /// What this store can do. The same answer every time.
+    fn capabilities(&self) -> Capabilities;
+
+    /// How waiters are woken, where the store can: `Some` exactly if [`Capabilities::wakeups`] is set.
+    ///
+    /// Required, because a wrapper that forgets to pass it on would make every waiter poll.
+    fn wakeups(&self) -> Option<Arc<dyn Wakeups>>;
+}
+
+/// How a store wakes those who wait for a key.
+#[async_trait]
+pub trait Wakeups: Debug + Send + Sync {
+    /// Subscribes to wake-ups of `key`, and with `place` to those of this place in the store's line. Resolves
+    /// when the subscription is in force: a release after that is notified.
+    async fn subscribe(
+        &self,
+        key: &LockKey,
+        place: Option<&Place>,
+    ) -> Result<Box<dyn Wakeup>, BackendError>;
+
+    /// Gives up `place` in the line of `key`: its waiter has gone.
+    async fn leave(&self, key: &LockKey, place: &Place) -> Result<(), BackendError>;
+}
+
+/// One subscription. Dropping it unsubscribes.
+#[async_trait]
+pub trait Wakeup: Debug + Send {
+    /// Resolves when the key may have become free, and also on every doubt (reconnected, messages missed): it
+    /// is a hint, and its receiver looks at the store. What came before the call counts. Cancel safe.
+    async fn notified(&mut self);
+}
+
+/// One attempt to take a lock.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub struct AcquireRequest<'a> {
+    /// What to lock.
+    pub key: &'a LockKey,
+    /// Who asks: fresh for each attempt.
+    pub owner: &'a Owner,
+    /// How long the entry shall last, from when the store applies the request.
+    pub ttl: Duration,
+    /// How many fencing tokens to reserve: a hint, 1 to [`MAX_TOKENS`].
+    pub tokens: u16,
+    /// The asker's place in the store's line, as the store gave it with [`Busy`].
+    pub place: Option<&'a Place>,
+    /// Hand-over: the owner to take the entry over from.
+    pub from: Option<&'a Owner>,
+}
+
+impl<'a> AcquireRequest<'a> {
+    /// A request for `ttl` with one fencing token, no place and no hand-over.
+    #[must_use]
+    pub const fn new(key: &'a LockKey, owner: &'a Owner, ttl: Duration) -> Self {
+        Self { key, owner, ttl, tokens: 1, place: None, from: None }
+    }
+
+    /// Asks for `tokens` fencing tokens; brought into 1 to [`MAX_TOKENS`].
+    #[must_use]
+    pub fn with_tokens(mut self, tokens: u16) -> Self {
+        self.tokens = tokens.clamp(1, MAX_TOKENS);
+        self
+    }
+
+    /// Asks from this place in the store's line.
+    #[must_use]
+    pub const fn with_place(mut self, place: Option<&'a Place>) -> Self {
+        self.place = place;
+        self
+    }
+
+    /// Asks to take the entry over from this owner.
+    #[must_use]
+    pub const fn with_from(mut self, from: Option<&'a Owner>) -> Self {
+        self.from = from;
+        self
+    }
+}
+
+/// The answer to an attempt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Attempt {
+    /// The asker owns the entry.
+    Granted(Grant),
+    /// Somebody else does.
+    Busy(Busy),
+}
+
+/// What comes with a grant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Grant {
+    /// The fencing tokens that this grant reserved; `None` where the store has none.
+    pub fencing: Option<FencingRange>,
+}
+
+impl Grant {
+    /// A grant with these fencing tokens.
+    #[must_use]
+    pub const fn new(fencing: Option<FencingRange>) -> Self {
+        Self { fencing }
+    }
+}
+
+/// What comes with a refusal.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Busy {
+    /// Who holds the lock.
+    pub holder: Holder,
+    /// The asker's place in the store's line, where the store keeps one.
+    pub place: Option<Place>,
+    /// When the store advises to look again at the latest, counted from now.
+    pub recheck: Option<Duration>,
+}
+
+impl Busy {
+    /// A refusal in favour of `holder`.
+    #[must_use]
+    pub const fn new(holder: Holder) -> Self {
+        Self { holder, place: None, recheck: None }
+    }
+
+    /// The same with the asker's place in the store's line.
+    #[must_use]
+    pub fn with_place(mut self, place: Place) -> Self {
+        self.place = Some(place);
+        self
+    }
+
+    /// The same with the advice to look again after `recheck`.
+    #[must_use]
+    pub const fn with_recheck(mut self, recheck: Duration) -> Self {
+        self.recheck = Some(recheck);
+        self
+    }
+}
+
+/// A place in the store's line of waiters. Opaque to everybody but the store; kept between attempts.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Place(Arc<str>);
+
+impl Place {
+    /// A place that the store spells `text`.
+    #[must_use]
+    pub fn new(text: impl Into<Arc<str>>) -> Self {
+        Self(text.into())
+    }
+
+    /// The store's spelling.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Debug for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Place")
+    }
+}
+
+/// Who holds a lock, as far as others may know: never the owner's text.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Holder {
+    /// The holder's label, if it has one.
+    pub label: Option<String>,
+    /// How long the entry lasts yet if it is not renewed; `None` for an entry without an end, which others
+    /// wrote, and where it is not known.
+    pub remaining: Option<Duration>,
+    /// An upper bound of the holder's fencing token, where the store has one and answers it.
+    pub fencing: Option<FencingToken>,
+}
+
+impl Holder {
+    /// A holder of whom nothing is known yet.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self { label: None, remaining: None, fencing: None }
+    }
+
+    /// The same with a label.
+    #[must_use]
+    pub fn with_label(mut self, label: Option<String>) -> Self {
+        self.label = label;
+        self
+    }
+
+    /// The same with the time that its entry lasts yet.
+    #[must_use]
+    pub const fn with_remaining(mut self, remaining: Option<Duration>) -> Self {
+        self.remaining = remaining;
+        self
+    }
+
+    /// The same with a fencing token.
+    #[must_use]
+    pub const fn with_fencing(mut self, fencing: Option<FencingToken>) -> Self {
+        self.fencing = fencing;
+        self
+    }
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.label {
+            Some(label) => write!(f, "held by {label:?}")?,
+            None => f.write_str("held by somebody without a label")?,
+        }
+        match self.remaining {
+            Some(remaining) => write!(f, ", for {remaining:?} unless renewed"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Whether the entry is the asker's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Ownership {
+    /// It is (or, answered to a release, was until now).
+    Held,
+    /// There is no entry.
+    Absent,
+    /// It belongs to somebody else.
+    Taken,
+}
+
+/// One entry to prolong.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub struct RenewRequest<'a> {
+    /// The key.
+    pub key: &'a LockKey,
+    /// Who must own its entry.
+    pub owner: &'a Owner,
+    /// How long the entry shall last from when the store applies the request.
+    pub ttl: Duration,
+    /// Whether more may be left than `ttl`.
+    pub how: Renew,
+}
+
+impl<'a> RenewRequest<'a> {
+    /// A request to prolong `owner`'s entry of `key`.
+    #[must_use]
+    pub const fn new(key: &'a LockKey, owner: &'a Owner, ttl: Duration, how: Renew) -> Self {
+        Self { key, owner, ttl, how }
+    }
+}
+
+/// What a renewal does to an entry that lasts longer than asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Renew {
+    /// Leaves it: a renewal that arrives late does no harm.
+    AtLeast,
+    /// Shortens it.
+    Exactly,
+}
+
+/// What a store can do, as plain data. A capability that is not declared is not used, and not tested.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Capabilities {
+    /// Grants carry fencing tokens.
+    pub fencing: bool,
+    /// Waiters are woken by a release: [`LockBackend::wakeups`] is `Some`.
+    pub wakeups: bool,
+    /// The store serves waiters in the order of their first attempt.
+    pub order: bool,
+    /// [`AcquireRequest::from`] works.
+    pub hand_over: bool,
+    /// [`LockBackend::renew`] works with any ttl, longer or shorter than the grant's.
+    pub any_ttl: bool,
+    /// Entries outlive a restart of the store.
+    pub survives_restart: bool,
+    /// The client may send a request again by itself, so that an old copy may arrive late.
+    pub resends: bool,
+}
+
+impl Capabilities {
+    /// A store that can do nothing but exclude.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            fencing: false,
+            wakeups: false,
+            order: false,
+            hand_over: false,
+            any_ttl: false,
+            survives_restart: false,
+            resends: false,
+        }
+    }
+
+    /// Declares whether grants carry fencing tokens.
+    #[must_use]
+    pub const fn with_fencing(mut self, fencing: bool) -> Self {
+        self.fencing = fencing;
+        self
+    }
+
+    /// Declares whether waiters are woken.
+    #[must_use]
+    pub const fn with_wakeups(mut self, wakeups: bool) -> Self {
+        self.wakeups = wakeups;
+        self
+    }
+
+    /// Declares whether waiters are served in order.
+    #[must_use]
+    pub const fn with_order(mut self, order: bool) -> Self {
+        self.order = order;
+        self
+    }
+
+    /// Declares whether an entry can be handed over to a new owner.
+    #[must_use]
+    pub const fn with_hand_over(mut self, hand_over: bool) -> Self {
+        self.hand_over = hand_over;
+        self
+    }
+
+    /// Declares whether an entry can be renewed with any ttl.
+    #[must_use]
+    pub const fn with_any_ttl(mut self, any_ttl: bool) -> Self {
+        self.any_ttl = any_ttl;
+        self
+    }
+
+    /// Declares whether entries outlive a restart of the store.
+    #[must_use]
+    pub const fn with_survives_restart(mut self, survives_restart: bool) -> Self {
+        self.survives_restart = survives_restart;
+        self
+    }
+
+    /// Declares whether the client may send a request again by itself.
+    #[must_use]
+    pub const fn with_resends(mut self, resends: bool) -> Self {
+        self.resends = resends;
+        self
+    }
+}

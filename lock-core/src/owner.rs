@@ -1,0 +1,147 @@
+//! The owner: who holds a grant. Not who the person or the process behind it is.
+
+use std::fmt;
+
+use crate::error::LockError;
+
+/// The longest label, in bytes.
+pub const MAX_LABEL_BYTES: usize = 128;
+
+/// Hex digits in front of the label.
+const TOKEN_CHARS: usize = 32;
+
+/// The identity behind one attempt to take a lock: 122 random bits, and an optional label for people.
+///
+/// lock-core makes a fresh owner for each attempt, so that no guard can release or renew the lock of a later
+/// one. The text is not printed by `Debug`: whoever knows it could release the lock.
+///
+/// ```
+/// use lock_core::Owner;
+///
+/// let owner = Owner::fresh(Some("web-1"))?;
+/// assert_eq!(owner.label(), Some("web-1"));
+/// assert_eq!(owner.expose().len(), 32 + 1 + "web-1".len());
+/// assert!(!format!("{owner:?}").contains(&owner.expose()[..32]));
+/// # Ok::<(), lock_core::LockError>(())
+/// ```
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Owner {
+    text: Box<str>,
+}
+
+impl Owner {
+    /// A new owner from the operating system's random source, with `label` (at most [`MAX_LABEL_BYTES`] bytes,
+    /// no control characters) behind it.
+    ///
+    /// # Errors
+    ///
+    /// [`LockError::Invalid`] for a label that is empty, too long or has control characters;
+    /// [`LockError::Entropy`] if the operating system has no randomness to give. There is no fallback.
+    pub fn fresh(label: Option<&str>) -> Result<Self, LockError> {
+        if let Some(label) = label {
+            check_label(label)?;
+        }
+        let mut bytes = [0; 16];
+        getrandom::fill(&mut bytes).map_err(|error| LockError::Entropy { source: std::sync::Arc::new(error) })?;
+        let uuid = uuid::Builder::from_random_bytes(bytes).into_uuid().simple();
+        let mut buffer = [0; TOKEN_CHARS];
+        let token: &str = uuid.encode_lower(&mut buffer);
+        let text = match label {
+            None => token.into(),
+            Some(label) => [token, ":", label].concat().into_boxed_str(),
+        };
+        Ok(Self { text })
+    }
+
+    /// The owner whose [`expose`](Self::expose)d text is `text`, as a store or a ticket carried it. Any text is
+    /// taken: what a store compares is the whole of it.
+    #[must_use]
+    pub fn from_exposed(text: impl Into<String>) -> Self {
+        Self { text: text.into().into_boxed_str() }
+    }
+
+    /// The whole text that a store keeps and compares: 32 lower-case hex digits, then `:label` if there is one.
+    /// Whoever has it can release the lock: do not log it.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.text
+    }
+
+    /// The label, if this owner has one.
+    #[must_use]
+    pub fn label(&self) -> Option<&str> {
+        Self::label_in(&self.text)
+    }
+
+    /// The label in a value found in a store, if the value is an owner of ours that has one. A value that
+    /// others wrote has none: it is their token.
+    #[must_use]
+    pub fn label_in(value: &str) -> Option<&str> {
+        let (token, label) = value.split_at_checked(TOKEN_CHARS)?;
+        let ours = token.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        let label = label.strip_prefix(':')?;
+        (ours && check_label(label).is_ok()).then_some(label)
+    }
+}
+
+/// Refuses a label that a store should not carry.
+pub(crate) fn check_label(label: &str) -> Result<(), LockError> {
+    if label.is_empty() || label.len() > MAX_LABEL_BYTES || label.chars().any(char::is_control) {
+        return Err(LockError::invalid(
+            "label",
+            format!("use 1 to {MAX_LABEL_BYTES} bytes without control characters"),
+        ));
+    }
+    Ok(())
+}
+
+impl fmt::Debug for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Owner").field("label", &self.label()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn owners_are_all_distinct() {
+        let owners: HashSet<_> =
+            (0..100_000).map(|_| Owner::fresh(None).unwrap().expose().to_owned()).collect();
+        assert_eq!(owners.len(), 100_000);
+        for owner in owners.iter().take(1000) {
+            assert_eq!(owner.len(), 32);
+            assert_eq!(&owner[12..13], "4", "a version 4 uuid");
+        }
+    }
+
+    #[test]
+    fn an_owner_never_prints_its_token() {
+        let owner = Owner::fresh(Some("host-1")).unwrap();
+        let printed = format!("{owner:?}");
+        assert!(printed.contains("host-1"));
+        assert!(!printed.contains(&owner.expose()[..32]));
+    }
+
+    #[test]
+    fn a_label_is_bounded_and_printable() {
+        for bad in ["", "a\nb", "\0", "\u{85}", &"x".repeat(129)] {
+            assert!(matches!(Owner::fresh(Some(bad)), Err(LockError::Invalid { .. })), "{bad:?}");
+        }
+        assert!(Owner::fresh(Some(&"x".repeat(128))).is_ok());
+    }
+
+    #[test]
+    fn a_value_of_others_has_no_label() {
+        let hex = "0123456789abcdef0123456789abcdef";
+        assert_eq!(Owner::label_in(&format!("{hex}:me:too")), Some("me:too"));
+        for value in [hex, "", "me", "0123456789ABCDEF0123456789ABCDEF:me", &format!("{hex}me")] {
+            assert_eq!(Owner::label_in(value), None, "{value:?}");
+        }
+        // Not on a character boundary.
+        assert_eq!(Owner::label_in(&format!("{}é:x", &hex[..31])), None);
+    }
+}
