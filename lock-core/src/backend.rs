@@ -125,7 +125,14 @@ impl<'a> AcquireRequest<'a> {
     /// A request for `ttl` with one fencing token, no place and no hand-over.
     #[must_use]
     pub const fn new(key: &'a LockKey, owner: &'a Owner, ttl: Duration) -> Self {
-        Self { key, owner, ttl, tokens: 1, place: None, from: None }
+        Self {
+            key,
+            owner,
+            ttl,
+            tokens: 1,
+            place: None,
+            from: None,
+        }
     }
 
     /// Asks for `tokens` fencing tokens; brought into 1 to [`MAX_TOKENS`].
@@ -191,7 +198,11 @@ impl Busy {
     /// A refusal in favour of `holder`.
     #[must_use]
     pub const fn new(holder: Holder) -> Self {
-        Self { holder, place: None, recheck: None }
+        Self {
+            holder,
+            place: None,
+            recheck: None,
+        }
     }
 
     /// The same with the asker's place in the store's line.
@@ -250,7 +261,11 @@ impl Holder {
     /// A holder of whom nothing is known yet.
     #[must_use]
     pub const fn new() -> Self {
-        Self { label: None, remaining: None, fencing: None }
+        Self {
+            label: None,
+            remaining: None,
+            fencing: None,
+        }
     }
 
     /// The same with a label.
@@ -317,7 +332,12 @@ impl<'a> RenewRequest<'a> {
     /// A request to prolong `owner`'s entry of `key`.
     #[must_use]
     pub const fn new(key: &'a LockKey, owner: &'a Owner, ttl: Duration, how: Renew) -> Self {
-        Self { key, owner, ttl, how }
+        Self {
+            key,
+            owner,
+            ttl,
+            how,
+        }
     }
 }
 

@@ -20,7 +20,10 @@ impl Moment {
     #[must_use]
     #[allow(clippy::disallowed_methods, reason = "this is the clock module")]
     pub fn now() -> Self {
-        Self { instant: Instant::now(), boot: since_boot() }
+        Self {
+            instant: Instant::now(),
+            boot: since_boot(),
+        }
     }
 
     /// The time from this moment until `later`; zero if `later` is earlier.
@@ -68,7 +71,10 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn later(moment: Moment, running: Duration, boot: Duration) -> Moment {
-        Moment { instant: moment.instant + running, boot: moment.boot + boot }
+        Moment {
+            instant: moment.instant + running,
+            boot: moment.boot + boot,
+        }
     }
 
     #[test]

@@ -131,21 +131,39 @@ pub enum LockError {
 
 impl LockError {
     pub(crate) fn invalid(what: impl Into<String>, advice: impl Into<String>) -> Self {
-        Self::Invalid { what: what.into(), advice: advice.into() }
+        Self::Invalid {
+            what: what.into(),
+            advice: advice.into(),
+        }
     }
 
     /// What a backend's error means for a call about `key`.
     pub(crate) fn from_backend(key: &LockKey, error: BackendError) -> Self {
         let key = key.clone();
         match error.kind {
-            BackendErrorKind::Transient => Self::Backend { key, source: error, transient: true },
-            BackendErrorKind::Permanent => Self::Backend { key, source: error, transient: false },
+            BackendErrorKind::Transient => Self::Backend {
+                key,
+                source: error,
+                transient: true,
+            },
+            BackendErrorKind::Permanent => Self::Backend {
+                key,
+                source: error,
+                transient: false,
+            },
             BackendErrorKind::Unknown => Self::Unknown { key, source: error },
-            BackendErrorKind::Conflict => Self::Conflict { key, found: error.message },
-            BackendErrorKind::Unsupported => Self::Unsupported { key, what: error.message },
-            BackendErrorKind::Invalid => {
-                Self::Invalid { what: format!("request for {key}"), advice: error.message }
-            }
+            BackendErrorKind::Conflict => Self::Conflict {
+                key,
+                found: error.message,
+            },
+            BackendErrorKind::Unsupported => Self::Unsupported {
+                key,
+                what: error.message,
+            },
+            BackendErrorKind::Invalid => Self::Invalid {
+                what: format!("request for {key}"),
+                advice: error.message,
+            },
             BackendErrorKind::Closed => Self::Closed { key },
         }
     }
@@ -187,7 +205,10 @@ impl LockError {
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Busy { .. } | Self::TimedOut { .. } | Self::Unknown { .. } | Self::Late { .. } => true,
+            Self::Busy { .. }
+            | Self::TimedOut { .. }
+            | Self::Unknown { .. }
+            | Self::Late { .. } => true,
             Self::Backend { transient, .. } => *transient,
             _ => false,
         }
@@ -289,7 +310,11 @@ impl BackendError {
     /// An error of `kind`. `message` is one line for people, without secrets.
     #[must_use]
     pub fn new(kind: BackendErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), source: None }
+        Self {
+            kind,
+            message: message.into(),
+            source: None,
+        }
     }
 
     /// The same with the client's own error behind it, which must not print secrets either.
@@ -320,6 +345,8 @@ impl fmt::Display for BackendError {
 
 impl Error for BackendError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
-        self.source.as_deref().map(|source| source as &(dyn Error + 'static))
+        self.source
+            .as_deref()
+            .map(|source| source as &(dyn Error + 'static))
     }
 }

@@ -50,7 +50,10 @@ impl FencingRange {
     /// The tokens from `first` to `last`, both included; a `last` below `first` counts as `first`.
     #[must_use]
     pub fn new(first: FencingToken, last: FencingToken) -> Self {
-        Self { first, last: last.max(first) }
+        Self {
+            first,
+            last: last.max(first),
+        }
     }
 
     /// The lowest token.
@@ -97,13 +100,17 @@ impl Fence {
     /// A fence that has admitted nothing yet.
     #[must_use]
     pub const fn new() -> Self {
-        Self { newest: AtomicU64::new(0) }
+        Self {
+            newest: AtomicU64::new(0),
+        }
     }
 
     /// A fence for a resource whose newest admitted token is known, for example after a restart.
     #[must_use]
     pub const fn starting_at(newest: FencingToken) -> Self {
-        Self { newest: AtomicU64::new(newest.get()) }
+        Self {
+            newest: AtomicU64::new(newest.get()),
+        }
     }
 
     /// Admits `token` unless a greater one was admitted before.
@@ -113,13 +120,19 @@ impl Fence {
     /// [`StaleToken`] if a later holder has been here: the caller has lost its lock and must not write.
     pub fn admit(&self, token: FencingToken) -> Result<(), StaleToken> {
         let newest = FencingToken(self.newest.fetch_max(token.get(), Ordering::AcqRel));
-        if newest > token { Err(StaleToken { token, newest }) } else { Ok(()) }
+        if newest > token {
+            Err(StaleToken { token, newest })
+        } else {
+            Ok(())
+        }
     }
 }
 
 /// A fencing token that came after a greater one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("fencing token {token} is stale: {newest} was admitted before; the lock has a later holder")]
+#[error(
+    "fencing token {token} is stale: {newest} was admitted before; the lock has a later holder"
+)]
 #[non_exhaustive]
 pub struct StaleToken {
     /// The token that was refused.
@@ -140,7 +153,10 @@ mod tests {
         assert!(fence.admit(FencingToken::new(9)).is_ok());
         assert_eq!(
             fence.admit(FencingToken::new(8)),
-            Err(StaleToken { token: FencingToken::new(8), newest: FencingToken::new(9) })
+            Err(StaleToken {
+                token: FencingToken::new(8),
+                newest: FencingToken::new(9)
+            })
         );
     }
 }

@@ -58,31 +58,41 @@ impl LockKey {
     ///
     /// As for [`LockKey::new`].
     pub fn with_prefix(prefix: &str, name: impl AsRef<str>) -> Result<Self, LockError> {
-        let name = name.as_ref();
-        if name.is_empty() {
-            return Err(LockError::invalid(
-                "key",
-                "the name is empty; name what is locked, for example \"order:7\"",
-            ));
+        match Self::checked(prefix, name.as_ref()) {
+            (key, None) => Ok(key),
+            (_, Some(flaw)) => Err(flaw),
         }
-        let bytes = prefix.len().saturating_add(name.len());
+    }
+
+    /// The key, and what is wrong with it if anything is. A flawed key is never sent anywhere.
+    pub(crate) fn checked(prefix: &str, name: &str) -> (Self, Option<LockError>) {
+        let key = Self {
+            full: [prefix, name].concat().into(),
+            prefix_bytes: prefix.len(),
+        };
+        let flaw = key.flaw().map(|advice| LockError::invalid("key", advice));
+        (key, flaw)
+    }
+
+    fn flaw(&self) -> Option<String> {
+        if self.name().is_empty() {
+            return Some(
+                "the name is empty; name what is locked, for example \"order:7\"".to_owned(),
+            );
+        }
+        let bytes = self.full.len();
         if bytes > MAX_KEY_BYTES {
-            return Err(LockError::invalid(
-                "key",
-                format!(
-                    "prefix and name are {bytes} bytes together; use at most {MAX_KEY_BYTES}, \
-                     for example a digest of the long part"
-                ),
+            return Some(format!(
+                "prefix and name are {bytes} bytes together; use at most {MAX_KEY_BYTES}, \
+                 for example a digest of the long part"
             ));
         }
-        let full = [prefix, name].concat();
-        if let Some(ending) = RESERVED_ENDINGS.iter().find(|ending| full.ends_with(**ending)) {
-            return Err(LockError::invalid(
-                "key",
-                format!("{full:?} ends in {ending:?}, which is reserved; choose another name"),
-            ));
-        }
-        Ok(Self { full: full.into(), prefix_bytes: prefix.len() })
+        let ending = RESERVED_ENDINGS
+            .iter()
+            .find(|ending| self.full.ends_with(**ending))?;
+        Some(format!(
+            "{self} ends in {ending:?}, which is reserved; choose another name"
+        ))
     }
 
     /// Prefix and name together: exactly the bytes that stores use.
@@ -137,13 +147,20 @@ mod tests {
 
     #[test]
     fn an_empty_or_overlong_or_reserved_key_is_invalid() {
-        for name in ["".to_owned(), "x".repeat(MAX_KEY_BYTES + 1), "x".repeat(64 << 20)] {
+        for name in [
+            "".to_owned(),
+            "x".repeat(MAX_KEY_BYTES + 1),
+            "x".repeat(64 << 20),
+        ] {
             let error = LockKey::new(&name).unwrap_err();
             assert!(matches!(error, LockError::Invalid { .. }), "{error:?}");
             assert!(error.to_string().len() < 300, "the error repeats the name");
         }
         for ending in RESERVED_ENDINGS {
-            assert!(matches!(LockKey::new(format!("a{ending}")), Err(LockError::Invalid { .. })));
+            assert!(matches!(
+                LockKey::new(format!("a{ending}")),
+                Err(LockError::Invalid { .. })
+            ));
         }
         assert!(LockKey::with_prefix("p:", "").is_err());
         assert!(LockKey::new("x".repeat(MAX_KEY_BYTES)).is_ok());
@@ -152,9 +169,15 @@ mod tests {
     #[test]
     fn names_are_compared_byte_for_byte() {
         // "é" composed and decomposed look alike and are two names.
-        assert_ne!(LockKey::new("\u{e9}").unwrap(), LockKey::new("e\u{301}").unwrap());
+        assert_ne!(
+            LockKey::new("\u{e9}").unwrap(),
+            LockKey::new("e\u{301}").unwrap()
+        );
         assert_ne!(LockKey::new("a").unwrap(), LockKey::new("A").unwrap());
-        assert_eq!(LockKey::new("a:b").unwrap(), LockKey::with_prefix("a:", "b").unwrap());
+        assert_eq!(
+            LockKey::new("a:b").unwrap(),
+            LockKey::with_prefix("a:", "b").unwrap()
+        );
     }
 
     #[test]

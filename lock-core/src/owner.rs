@@ -42,7 +42,9 @@ impl Owner {
             check_label(label)?;
         }
         let mut bytes = [0; 16];
-        getrandom::fill(&mut bytes).map_err(|error| LockError::Entropy { source: std::sync::Arc::new(error) })?;
+        getrandom::fill(&mut bytes).map_err(|error| LockError::Entropy {
+            source: std::sync::Arc::new(error),
+        })?;
         let uuid = uuid::Builder::from_random_bytes(bytes).into_uuid().simple();
         let mut buffer = [0; TOKEN_CHARS];
         let token: &str = uuid.encode_lower(&mut buffer);
@@ -57,7 +59,9 @@ impl Owner {
     /// taken: what a store compares is the whole of it.
     #[must_use]
     pub fn from_exposed(text: impl Into<String>) -> Self {
-        Self { text: text.into().into_boxed_str() }
+        Self {
+            text: text.into().into_boxed_str(),
+        }
     }
 
     /// The whole text that a store keeps and compares: 32 lower-case hex digits, then `:label` if there is one.
@@ -78,7 +82,9 @@ impl Owner {
     #[must_use]
     pub fn label_in(value: &str) -> Option<&str> {
         let (token, label) = value.split_at_checked(TOKEN_CHARS)?;
-        let ours = token.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        let ours = token
+            .bytes()
+            .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
         let label = label.strip_prefix(':')?;
         (ours && check_label(label).is_ok()).then_some(label)
     }
@@ -97,7 +103,9 @@ pub(crate) fn check_label(label: &str) -> Result<(), LockError> {
 
 impl fmt::Debug for Owner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Owner").field("label", &self.label()).finish_non_exhaustive()
+        f.debug_struct("Owner")
+            .field("label", &self.label())
+            .finish_non_exhaustive()
     }
 }
 
@@ -109,8 +117,9 @@ mod tests {
 
     #[test]
     fn owners_are_all_distinct() {
-        let owners: HashSet<_> =
-            (0..100_000).map(|_| Owner::fresh(None).unwrap().expose().to_owned()).collect();
+        let owners: HashSet<_> = (0..100_000)
+            .map(|_| Owner::fresh(None).unwrap().expose().to_owned())
+            .collect();
         assert_eq!(owners.len(), 100_000);
         for owner in owners.iter().take(1000) {
             assert_eq!(owner.len(), 32);
@@ -129,7 +138,10 @@ mod tests {
     #[test]
     fn a_label_is_bounded_and_printable() {
         for bad in ["", "a\nb", "\0", "\u{85}", &"x".repeat(129)] {
-            assert!(matches!(Owner::fresh(Some(bad)), Err(LockError::Invalid { .. })), "{bad:?}");
+            assert!(
+                matches!(Owner::fresh(Some(bad)), Err(LockError::Invalid { .. })),
+                "{bad:?}"
+            );
         }
         assert!(Owner::fresh(Some(&"x".repeat(128))).is_ok());
     }
@@ -138,7 +150,13 @@ mod tests {
     fn a_value_of_others_has_no_label() {
         let hex = "0123456789abcdef0123456789abcdef";
         assert_eq!(Owner::label_in(&format!("{hex}:me:too")), Some("me:too"));
-        for value in [hex, "", "me", "0123456789ABCDEF0123456789ABCDEF:me", &format!("{hex}me")] {
+        for value in [
+            hex,
+            "",
+            "me",
+            "0123456789ABCDEF0123456789ABCDEF:me",
+            &format!("{hex}me"),
+        ] {
             assert_eq!(Owner::label_in(value), None, "{value:?}");
         }
         // Not on a character boundary.

@@ -1,0 +1,137 @@
+//! Giving back what nobody may believe in: an attempt of unknown outcome, a dropped guard, a release that failed.
+//! Not the release that a caller waits for.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use crate::clock::Moment;
+use crate::key::LockKey;
+use crate::owner::Owner;
+use crate::renewer::Renewer;
+use crate::store::Store;
+use crate::timer;
+
+/// The duty to release an owner's entry, should there be one. Dropped unsettled, it is done in the background, on
+/// the runtime that was captured when the entry was asked for.
+#[derive(Debug)]
+pub(crate) struct Compensation {
+    duty: Option<Duty>,
+    renewer: Arc<Renewer>,
+}
+
+#[derive(Debug)]
+struct Duty {
+    store: Arc<Store>,
+    key: LockKey,
+    owner: Owner,
+    op_timeout: Duration,
+    /// The entry is gone by itself this long after `asked`.
+    ttl: Duration,
+    asked: Moment,
+    /// Whether the entry may be made after it was released, because its request is still under way.
+    may_come_late: bool,
+}
+
+impl Compensation {
+    /// For an attempt that is about to be sent.
+    pub(crate) fn of_attempt(
+        store: &Arc<Store>,
+        renewer: &Arc<Renewer>,
+        key: &LockKey,
+        owner: &Owner,
+        op_timeout: Duration,
+        ttl: Duration,
+    ) -> Self {
+        let mut compensation =
+            Self::of_entry(store, renewer, key, owner, op_timeout, ttl, Moment::now());
+        if let Some(duty) = &mut compensation.duty {
+            duty.may_come_late = true;
+        }
+        compensation
+    }
+
+    /// For an entry that was granted, and lasts for `ttl` from `asked` on.
+    pub(crate) fn of_entry(
+        store: &Arc<Store>,
+        renewer: &Arc<Renewer>,
+        key: &LockKey,
+        owner: &Owner,
+        op_timeout: Duration,
+        ttl: Duration,
+        asked: Moment,
+    ) -> Self {
+        let duty = Duty {
+            store: Arc::clone(store),
+            key: key.clone(),
+            owner: owner.clone(),
+            op_timeout,
+            ttl,
+            asked,
+            may_come_late: false,
+        };
+        Self {
+            duty: Some(duty),
+            renewer: Arc::clone(renewer),
+        }
+    }
+
+    /// The attempt was granted after all, so that nothing more comes late.
+    pub(crate) fn granted(mut self) -> Self {
+        if let Some(duty) = &mut self.duty {
+            duty.may_come_late = false;
+        }
+        self
+    }
+
+    /// There is nothing to give back.
+    pub(crate) fn settle(mut self) {
+        self.duty = None;
+    }
+
+    /// Starts giving back. What it returns resolves (with an error, which means nothing) when the first release was
+    /// answered or has timed out.
+    pub(crate) fn start(mut self) -> oneshot::Receiver<()> {
+        let (first_done, first) = oneshot::channel();
+        self.spawn(Some(first_done));
+        first
+    }
+
+    fn spawn(&mut self, first_done: Option<oneshot::Sender<()>>) {
+        if let Some(duty) = self.duty.take() {
+            self.renewer.runtime().spawn(duty.run(first_done));
+        }
+    }
+}
+
+impl Drop for Compensation {
+    fn drop(&mut self) {
+        self.spawn(None);
+    }
+}
+
+impl Duty {
+    async fn run(self, first_done: Option<oneshot::Sender<()>>) {
+        let _call = self.store.call();
+        let answered = self.release().await;
+        drop(first_done);
+        if answered && !self.may_come_late {
+            return;
+        }
+        let mut pause = self.op_timeout;
+        loop {
+            timer::sleep(pause).await;
+            if self.release().await || self.asked.elapsed() > self.ttl {
+                return;
+            }
+            pause = pause.saturating_mul(2);
+        }
+    }
+
+    /// Whether the store answered.
+    async fn release(&self) -> bool {
+        let release = self.store.backend.release(&self.key, &self.owner);
+        matches!(timer::timeout(self.op_timeout, release).await, Some(Ok(_)))
+    }
+}

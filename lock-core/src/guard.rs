@@ -1,0 +1,294 @@
+//! What a caller holds while it holds a lock, and how it hears that it lost it. Not the lease behind it.
+
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use crate::clock::Moment;
+use crate::error::{LockError, LossReason};
+use crate::fencing::FencingToken;
+use crate::key::LockKey;
+use crate::lease::{Lease, Released};
+use crate::policy::GuardPolicy;
+use crate::ticket::Ticket;
+
+/// A held lock.
+///
+/// The guard is a *lease*: until its deadline you are alone, if clocks run at normal speed and the store keeps its data.
+/// It is renewed in the background unless the [`RenewalPolicy`](crate::RenewalPolicy) says otherwise. Before each
+/// write that must not come late, ask [`is_held`](Self::is_held); where even that is too weak, send the
+/// [`fencing_token`](Self::fencing_token) along and let the resource refuse older ones.
+///
+/// Dropping the guard releases the lock in the background, on the runtime on which it was taken
+/// ([`GuardPolicy`]); where that runtime has ended, the entry ends with its ttl. A drop never blocks and never
+/// panics. A guard may move to other tasks, threads and runtimes.
+#[must_use = "dropping the guard releases the lock"]
+#[clippy::has_significant_drop]
+pub struct LockGuard {
+    lease: Arc<Lease>,
+    fencing: Option<FencingToken>,
+    policy: GuardPolicy,
+}
+
+impl LockGuard {
+    /// A guard that nobody received yet: dropped now, it releases whatever the policy is.
+    pub(crate) fn new(lease: Arc<Lease>, fencing: Option<FencingToken>) -> Self {
+        Self {
+            lease,
+            fencing,
+            policy: GuardPolicy::Release,
+        }
+    }
+
+    /// The same guard on its way to the caller.
+    pub(crate) fn received(mut self) -> Self {
+        self.policy = self.lease.terms().guard;
+        self
+    }
+
+    /// What is locked.
+    #[must_use]
+    pub fn key(&self) -> &LockKey {
+        self.lease.key()
+    }
+
+    /// The number that is greater than that of every earlier grant of this key. `None` if the backend has none.
+    /// Renewing and extending do not change it.
+    #[must_use]
+    pub fn fencing_token(&self) -> Option<FencingToken> {
+        self.fencing
+    }
+
+    /// Whether the lock is still held: a comparison with the deadline, without I/O, right even if no task has run
+    /// since the grant or the system was suspended. Once false it stays false.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        !self.remaining().is_zero()
+    }
+
+    /// Like [`is_held`](Self::is_held), for use with `?`.
+    ///
+    /// # Errors
+    ///
+    /// [`LockError::Lost`] with the reason.
+    pub fn check(&self) -> Result<(), LockError> {
+        match self.lease.check() {
+            Ok(_) => Ok(()),
+            Err(reason) => Err(LockError::Lost {
+                key: self.key().clone(),
+                reason,
+            }),
+        }
+    }
+
+    /// How long the lock is held yet if it is not renewed; zero if it is lost.
+    #[must_use]
+    pub fn remaining(&self) -> Duration {
+        self.lease.remaining()
+    }
+
+    /// When the lock ends if it is not renewed, on this process' monotonic clock: now + [`remaining`](Self::remaining),
+    /// which also counts time that the system was suspended and is to be preferred.
+    #[must_use]
+    pub fn deadline(&self) -> Instant {
+        let now = Moment::now();
+        now.instant_after(self.remaining())
+            .unwrap_or_else(|| now.instant())
+            .into_std()
+    }
+
+    /// Resolves when the lock is lost, no later than the deadline, with the reason; at once if it is lost already.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future changes nothing.
+    pub async fn lost(&self) -> LossReason {
+        self.lease.ended().await
+    }
+
+    /// A handle that tells other tasks of the loss, also after this guard is gone.
+    #[must_use]
+    pub fn loss(&self) -> LossHandle {
+        LossHandle {
+            lease: Arc::clone(&self.lease),
+        }
+    }
+
+    /// Says that the holder makes progress: see [`RenewalPolicy::while_progressing`](crate::RenewalPolicy::while_progressing).
+    pub fn checkpoint(&self) {
+        self.lease.checkpoint();
+    }
+
+    /// Adds `additional` to what remains of the entry; what is then left must be 10 ms to 24 h. Automatic renewal goes
+    /// on and does not shorten it. Takes one op timeout at the most.
+    ///
+    /// # Errors
+    ///
+    /// [`LockError::Lost`] if the lock is not held any more, [`LockError::Invalid`] if too much would be left,
+    /// [`LockError::Unsupported`] if the backend cannot, [`LockError::Backend`] or [`LockError::Unknown`] if the store
+    /// failed: the lock is then held as before.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped unfinished, a request that was sent is finished in the background. The deadline is right in either case.
+    pub async fn extend(&self, additional: Duration) -> Result<(), LockError> {
+        self.lease.extend(additional).await
+    }
+
+    /// Sets what remains of the entry to `ttl`, 10 ms to 24 h: less than now, or more. A shorter one counts from the
+    /// moment of the call, answered or not. Automatic renewal goes on. Takes one op timeout at the most.
+    ///
+    /// # Errors
+    ///
+    /// As for [`extend`](Self::extend).
+    ///
+    /// # Cancel safety
+    ///
+    /// As for [`extend`](Self::extend).
+    pub async fn renew_for(&self, ttl: Duration) -> Result<(), LockError> {
+        self.lease.renew_for(ttl).await
+    }
+
+    /// Gives the lock back and says what was found: [`Released::Released`] if it was held until now. Takes one op
+    /// timeout at the most.
+    ///
+    /// # Errors
+    ///
+    /// [`LockError::Backend`] or [`LockError::Unknown`] if the store failed. The release is then tried again in the
+    /// background until the entry has ended by itself. [`LockError::Lost`] if the locks were shut down before, which
+    /// released it.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped unfinished, it goes on in the background.
+    pub async fn release(self) -> Result<Released, LockError> {
+        self.lease.release(LossReason::Released).await
+    }
+
+    /// Stops renewing and leaves the entry to its ttl, whatever the policy is: nobody gets the lock before.
+    pub fn leave_to_expire(self) {
+        self.lease.leave_to_expire();
+    }
+
+    /// Runs `future` while the lock is held. The deadline is compared before each poll and after the last.
+    ///
+    /// # Errors
+    ///
+    /// [`LockError::Lost`] if the lock was lost before `future` was done; it was then dropped where it stood. Also if
+    /// it was lost unnoticed and `future` is done.
+    ///
+    /// # Cancel safety
+    ///
+    /// As cancel safe as `future`.
+    ///
+    /// ```
+    /// # use lock_core::{LockError, LockGuard};
+    /// # async fn write_report() -> u32 { 7 }
+    /// # async fn doc(guard: LockGuard) -> Result<(), LockError> {
+    /// let rows = guard.run(write_report()).await?;
+    /// guard.release().await?;
+    /// # Ok(()) }
+    /// ```
+    pub async fn run<F: Future>(&self, future: F) -> Result<F::Output, LockError> {
+        let mut future = pin!(future);
+        let mut lost = pin!(self.lost());
+        poll_fn(|context| {
+            if lost.as_mut().poll(context).is_ready() || !self.is_held() {
+                let reason = self.lease.check().err().unwrap_or(LossReason::Unconfirmed);
+                return Poll::Ready(Err(LockError::Lost {
+                    key: self.key().clone(),
+                    reason,
+                }));
+            }
+            match future.as_mut().poll(context) {
+                Poll::Ready(output) => Poll::Ready(self.check().map(|()| output)),
+                Poll::Pending => Poll::Pending,
+            }
+        })
+        .await
+    }
+
+    /// Makes a ticket out of the lock, with which another process can [`resume`](crate::Locks::resume) it. Waits for a
+    /// renewal under way, at most for one op timeout. The lock is not renewed any more, and ends with its ttl unless
+    /// it is resumed before.
+    ///
+    /// # Errors
+    ///
+    /// Gives the guard back with [`LockError::Lost`] if it is lost, [`LockError::Unsupported`] if the backend has no
+    /// hand-over, [`LockError::Backend`] or [`LockError::Unknown`] while the outcome of an operation is unknown.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped unfinished, it drops the guard.
+    pub async fn into_ticket(self) -> Result<Ticket, (Self, LockError)> {
+        if !self.lease.store().capabilities.hand_over {
+            let what = "handing a lock over".to_owned();
+            let error = LockError::Unsupported {
+                key: self.key().clone(),
+                what,
+            };
+            return Err((self, error));
+        }
+        match self.lease.hand_over().await {
+            Ok(remaining) => Ok(Ticket::new(
+                self.key().clone(),
+                self.lease.owner().clone(),
+                remaining,
+            )),
+            Err(error) => Err((self, error)),
+        }
+    }
+}
+
+impl Drop for LockGuard {
+    fn drop(&mut self) {
+        match self.policy {
+            GuardPolicy::Release => self.lease.release_in_background(LossReason::Released),
+            GuardPolicy::LeaveToExpire => self.lease.leave_to_expire(),
+        }
+    }
+}
+
+impl fmt::Debug for LockGuard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LockGuard")
+            .field("key", self.key())
+            .field("fencing", &self.fencing)
+            .field("remaining", &self.remaining())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Tells of the loss of one held lock, in any task. Keeps nothing locked and nothing renewed.
+#[derive(Clone)]
+pub struct LossHandle {
+    lease: Arc<Lease>,
+}
+
+impl LossHandle {
+    /// Resolves when the lock is lost or its guard is gone, with the reason; at once if it is so already.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future changes nothing.
+    pub async fn lost(&self) -> LossReason {
+        self.lease.ended().await
+    }
+
+    /// Whether the lock is still held: see [`LockGuard::is_held`].
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        !self.lease.remaining().is_zero()
+    }
+}
+
+impl fmt::Debug for LossHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LossHandle")
+            .field("held", &self.is_held())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,13 @@
+//! What to do when, as plain data: print it, compare it, write it into a configuration. Nothing here acts.
+
+mod guard;
+mod options;
+mod renewal;
+mod retry;
+
+pub use guard::GuardPolicy;
+pub use options::{LockOptions, MAX_TTL, MIN_TTL};
+pub(crate) use options::{Terms, check_ttl, validity};
+pub use renewal::RenewalPolicy;
+pub use retry::{Delays, RetryPolicy};
+pub(crate) use retry::{MIN_DELAY, nth, part_of};

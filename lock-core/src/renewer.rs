@@ -1,0 +1,289 @@
+//! Whose turn it is to be renewed: one list and at most one task per backend and runtime. Not what a renewal means for
+//! a lease: that is the lease's.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::backend::Renew;
+use crate::clock::Moment;
+use crate::lease::{Lease, Operation, Turn};
+use crate::timer;
+
+/// The most renewals in one call to the backend.
+const BATCH: usize = 256;
+
+/// The farthest that renewals are brought forward to go together with one that is due.
+const WINDOW: Duration = Duration::from_millis(20);
+
+/// The leases of one runtime in the order in which their turns come. Its task runs while there are any; a lease that is
+/// released before its turn costs a link and an unlink.
+pub(crate) struct Renewer {
+    runtime: Handle,
+    list: Mutex<List>,
+    sooner: Notify,
+}
+
+#[derive(Default)]
+struct List {
+    turns: BTreeMap<Link, (Arc<Lease>, Duration)>,
+    links: u64,
+    running: bool,
+    /// When the task looks at the list next, if it sleeps.
+    next_look: Option<Instant>,
+}
+
+/// A lease's place in the list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Link {
+    due: Instant,
+    number: u64,
+}
+
+impl Renewer {
+    pub(crate) fn new(runtime: Handle) -> Arc<Self> {
+        Arc::new(Self {
+            runtime,
+            list: Mutex::default(),
+            sooner: Notify::new(),
+        })
+    }
+
+    /// The runtime that was current when its leases were taken.
+    pub(crate) fn runtime(&self) -> &Handle {
+        &self.runtime
+    }
+
+    fn list(&self) -> MutexGuard<'_, List> {
+        self.list.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn is_idle(&self) -> bool {
+        let list = self.list();
+        list.turns.is_empty() && !list.running
+    }
+
+    pub(crate) fn leases(&self) -> Vec<Arc<Lease>> {
+        self.list()
+            .turns
+            .values()
+            .map(|(lease, _)| Arc::clone(lease))
+            .collect()
+    }
+
+    /// Links `lease` to have its turn `after` from now, or up to `slack` sooner.
+    pub(crate) fn link(
+        self: &Arc<Self>,
+        lease: &Arc<Lease>,
+        after: Duration,
+        slack: Duration,
+    ) -> Link {
+        let now = Moment::now();
+        let due = now.instant_after(after).unwrap_or_else(|| now.instant());
+        let mut list = self.list();
+        list.links = list.links.wrapping_add(1);
+        let link = Link {
+            due,
+            number: list.links,
+        };
+        list.turns.insert(link, (Arc::clone(lease), slack));
+        if !list.running {
+            list.running = true;
+            let running = Running {
+                renewer: Arc::clone(self),
+                over: false,
+            };
+            drop(list);
+            self.runtime.spawn(running.run());
+        } else if list.next_look.is_some_and(|look| due < look) {
+            drop(list);
+            self.sooner.notify_one();
+        }
+        link
+    }
+
+    pub(crate) fn unlink(&self, link: Link) {
+        let removed = self.list().turns.remove(&link);
+        // A lease may be dropped by this: not while the list is locked.
+        drop(removed);
+    }
+
+    /// Takes out the leases whose turn has come; none if the first turn is later. Says when to look next, or that the
+    /// list is empty and the task is over.
+    fn take_due(&self) -> (Vec<Arc<Lease>>, Option<Instant>) {
+        let now = Moment::now().instant();
+        let mut list = self.list();
+        let mut due = Vec::new();
+        if list
+            .turns
+            .keys()
+            .next()
+            .is_some_and(|first| first.due <= now)
+        {
+            let horizon = now.checked_add(WINDOW).unwrap_or(now);
+            let links: Vec<Link> = list
+                .turns
+                .iter()
+                .take_while(|(link, _)| link.due <= horizon)
+                .filter(|(link, (_, slack))| {
+                    link.due
+                        .checked_sub(*slack)
+                        .is_none_or(|early| early <= now)
+                })
+                .map(|(link, _)| *link)
+                .collect();
+            due.extend(
+                links
+                    .iter()
+                    .filter_map(|link| list.turns.remove(link))
+                    .map(|(lease, _)| lease),
+            );
+        }
+        list.next_look = list.turns.keys().next().map(|first| first.due);
+        if due.is_empty() && list.turns.is_empty() {
+            list.running = false;
+        }
+        (due, list.next_look)
+    }
+}
+
+impl fmt::Debug for Renewer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Renewer")
+            .field("runtime", &self.runtime.id())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The mark that the task runs. It travels in the task's future, so that a task which is dropped, even before it was
+/// polled, clears it.
+struct Running {
+    renewer: Arc<Renewer>,
+    over: bool,
+}
+
+impl Running {
+    async fn run(mut self) {
+        let renewer = Arc::clone(&self.renewer);
+        loop {
+            let (due, next_look) = renewer.take_due();
+            let nothing_due = due.is_empty();
+            renewer.give_turns(due);
+            match next_look {
+                None if nothing_due => {
+                    self.over = true;
+                    return;
+                }
+                None => {}
+                Some(look) => {
+                    let pause = look.saturating_duration_since(Moment::now().instant());
+                    timer::timeout(pause, renewer.sooner.notified()).await;
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // A task that is over cleared the mark under the list's lock; by now it may be that of its successor.
+        if !self.over {
+            self.renewer.list().running = false;
+        }
+    }
+}
+
+impl Renewer {
+    /// Starts the renewals of `due`, those with one op timeout together.
+    fn give_turns(&self, due: Vec<Arc<Lease>>) {
+        let mut batches: HashMap<Duration, Vec<Renewal>> = HashMap::new();
+        for lease in due {
+            match lease.turn() {
+                Turn::Renew { operation, ttl } => {
+                    // Its deadline is watched while its renewal is under way.
+                    lease.link(Duration::MAX, Duration::ZERO);
+                    let renewal = Renewal {
+                        operation: Some(operation),
+                        ttl,
+                        asked: Moment::now(),
+                    };
+                    batches
+                        .entry(lease.terms().op_timeout)
+                        .or_default()
+                        .push(renewal);
+                }
+                Turn::Wait(pause) => lease.link(pause, Duration::ZERO),
+                Turn::Over => {}
+            }
+        }
+        for (op_timeout, mut renewals) in batches {
+            while !renewals.is_empty() {
+                let rest = renewals.split_off(renewals.len().min(BATCH));
+                self.runtime.spawn(renew(renewals, op_timeout));
+                renewals = rest;
+            }
+        }
+    }
+}
+
+/// One renewal under way. Dropped without an answer (a backend that panicked, a runtime that ended), it is unknown.
+struct Renewal {
+    operation: Option<Operation>,
+    ttl: Duration,
+    asked: Moment,
+}
+
+async fn renew(mut renewals: Vec<Renewal>, op_timeout: Duration) {
+    let Some(store) = renewals
+        .first()
+        .and_then(|renewal| renewal.operation.as_ref())
+        .map(|operation| Arc::clone(operation.lease().store()))
+    else {
+        return;
+    };
+    let _call = store.call();
+    // Released or lost since: never renewed after that.
+    renewals.retain(|renewal| {
+        renewal
+            .operation
+            .as_ref()
+            .is_some_and(|operation| operation.lease().check().is_ok())
+    });
+    let answers = {
+        let asked = Moment::now();
+        renewals
+            .iter_mut()
+            .for_each(|renewal| renewal.asked = asked);
+        let requests: Vec<_> = renewals
+            .iter()
+            .filter_map(|renewal| {
+                Some(
+                    renewal
+                        .operation
+                        .as_ref()?
+                        .request(renewal.ttl, Renew::AtLeast),
+                )
+            })
+            .collect();
+        timer::timeout(op_timeout, store.backend.renew(&requests)).await
+    };
+    let mut answers = answers.unwrap_or_default().into_iter();
+    for mut renewal in renewals {
+        if let Some(operation) = renewal.operation.take() {
+            operation.renewed(renewal.asked, renewal.ttl, answers.next());
+        }
+    }
+}
+
+impl Drop for Renewal {
+    fn drop(&mut self) {
+        if let Some(operation) = self.operation.take() {
+            operation.renewed(self.asked, self.ttl, None);
+        }
+    }
+}

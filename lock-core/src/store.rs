@@ -1,0 +1,141 @@
+//! What all locks on one backend share in this process. Not what one lock or one lease needs.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::runtime::{Handle, Id};
+use tokio::sync::Notify;
+
+use crate::backend::{Capabilities, LockBackend, Wakeups};
+use crate::error::LockError;
+use crate::key::LockKey;
+use crate::lease::Lease;
+use crate::renewer::Renewer;
+use crate::timer;
+
+/// One backend instance with everything that core keeps beside it. Shared by all clones of a
+/// [`Locks`](crate::Locks), and kept alive by its leases.
+pub(crate) struct Store {
+    pub(crate) backend: Arc<dyn LockBackend>,
+    pub(crate) capabilities: Capabilities,
+    pub(crate) wakeups: Option<Arc<dyn Wakeups>>,
+    renewers: Mutex<HashMap<Id, Arc<Renewer>>>,
+    closed: AtomicBool,
+    closing: Notify,
+    calls: AtomicUsize,
+    idle: Notify,
+}
+
+impl Store {
+    pub(crate) fn new(backend: Arc<dyn LockBackend>) -> Arc<Self> {
+        Arc::new(Self {
+            capabilities: backend.capabilities(),
+            wakeups: backend.wakeups(),
+            backend,
+            renewers: Mutex::default(),
+            closed: AtomicBool::new(false),
+            closing: Notify::new(),
+            calls: AtomicUsize::new(0),
+            idle: Notify::new(),
+        })
+    }
+
+    /// The renewer of the current runtime.
+    pub(crate) fn renewer(&self, key: &LockKey) -> Result<Arc<Renewer>, LockError> {
+        let no_runtime = || LockError::NoRuntime { key: key.clone() };
+        let runtime = Handle::try_current().map_err(|_| no_runtime())?;
+        let mut renewers = self.renewers.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(renewer) = renewers.get(&runtime.id()) {
+            return Ok(Arc::clone(renewer));
+        }
+        if !timers_work(&runtime) {
+            return Err(no_runtime());
+        }
+        // Runtimes come and go, in tests above all: forget those that have nothing left here.
+        renewers.retain(|_, renewer| !renewer.is_idle());
+        let renewer = Renewer::new(runtime.clone());
+        renewers.insert(runtime.id(), Arc::clone(&renewer));
+        Ok(renewer)
+    }
+
+    /// All leases that are held now.
+    pub(crate) fn leases(&self) -> Vec<Arc<Lease>> {
+        let renewers = self.renewers.lock().unwrap_or_else(PoisonError::into_inner);
+        renewers
+            .values()
+            .flat_map(|renewer| renewer.leases())
+            .collect()
+    }
+
+    /// Counts a call to the backend, or a series of them, until the token is dropped.
+    pub(crate) fn call(self: &Arc<Self>) -> Call {
+        self.calls.fetch_add(1, Ordering::AcqRel);
+        Call(Arc::clone(self))
+    }
+
+    /// Resolves when no call is under way.
+    pub(crate) async fn idle(&self) {
+        loop {
+            let idle = self.idle.notified();
+            if self.calls.load(Ordering::Acquire) == 0 {
+                return;
+            }
+            idle.await;
+        }
+    }
+
+    /// Refuses everything new from now on.
+    pub(crate) fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        self.closing.notify_waiters();
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn check_open(&self, key: &LockKey) -> Result<(), LockError> {
+        if self.is_closed() {
+            return Err(LockError::Closed { key: key.clone() });
+        }
+        Ok(())
+    }
+
+    /// Resolves when the store is closed.
+    pub(crate) async fn closed(&self) {
+        loop {
+            let closing = self.closing.notified();
+            if self.is_closed() {
+                return;
+            }
+            closing.await;
+        }
+    }
+}
+
+fn timers_work(runtime: &Handle) -> bool {
+    let _entered = runtime.enter();
+    timer::timers_work_here()
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store")
+            .field("backend", &self.backend)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A call to the backend that [`Store::idle`] waits for.
+#[derive(Debug)]
+pub(crate) struct Call(Arc<Store>);
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        if self.0.calls.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.idle.notify_waiters();
+        }
+    }
+}
