@@ -1,1 +1,24 @@
-//! x
+//! What every backend must do, and tools to test lock code with. Not for production code: it panics on purpose.
+//!
+//! - [`Scripted`]: a backend in which each call is answered, failed, delayed or left hanging by the test.
+//! - [`cancel_sweep`]: drops a future at each of its await points in turn.
+//! - [`LeakCheck`]: no task was left behind.
+//! - [`Honest`]: the model of a store, in 100 lines.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "a test library: to panic is how it says no"
+)]
+
+mod honest;
+mod leak;
+mod scripted;
+mod sweep;
+
+pub use honest::{Entry, Honest};
+pub use leak::LeakCheck;
+pub use scripted::{Call, Effect, Op, Record, Renewal, Request, Script, Scripted};
+pub use sweep::cancel_sweep;

@@ -1,0 +1,165 @@
+//! The model: the simplest store that keeps every promise of the trait. Not fast, not shared, not async.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use lock_core::{
+    AcquireRequest, Attempt, Busy, FencingRange, FencingToken, Grant, Holder, MAX_TOKENS, Moment,
+    Owner, Ownership, Renew, RenewRequest,
+};
+
+/// A store as plain data: one step a method, nothing waits.
+///
+/// Compare a backend with it in a property test, or build a wrong backend from it. Keys are whole keys, prefix
+/// included. Time is [`Moment`], so virtual in a paused test.
+#[derive(Debug, Default)]
+pub struct Honest {
+    kept: BTreeMap<String, Kept>,
+    newest: u64,
+    without_fencing: bool,
+}
+
+/// What an oracle sees of a key: more than any client is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Who owns the entry.
+    pub owner: Owner,
+    /// How long the entry lasts yet.
+    pub remaining: Duration,
+}
+
+#[derive(Debug)]
+struct Kept {
+    owner: Owner,
+    grant: Grant,
+    since: Moment,
+    ttl: Duration,
+}
+
+impl Kept {
+    fn remaining(&self) -> Duration {
+        self.ttl.saturating_sub(self.since.elapsed())
+    }
+}
+
+impl Honest {
+    /// An empty store.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Whether grants carry fencing tokens from now on. They do at first.
+    pub const fn set_fencing(&mut self, fencing: bool) {
+        self.without_fencing = !fencing;
+    }
+
+    /// See [`lock_core::LockBackend::try_acquire`].
+    pub fn try_acquire(&mut self, request: &AcquireRequest<'_>) -> Attempt {
+        self.forget_ended();
+        match self.kept.get(request.key.as_str()) {
+            Some(kept) if kept.owner == *request.owner => return Attempt::Granted(kept.grant),
+            Some(kept) if request.from != Some(&kept.owner) => {
+                return Attempt::Busy(Busy::new(holder(kept)));
+            }
+            None if request.from.is_some() => return Attempt::Busy(Busy::default()),
+            Some(_) | None => {}
+        }
+        Attempt::Granted(self.put(
+            request.key.as_str(),
+            request.owner,
+            request.ttl,
+            request.tokens,
+        ))
+    }
+
+    /// See [`lock_core::LockBackend::renew`]; one of its renewals.
+    pub fn renew(&mut self, renewal: &RenewRequest<'_>) -> Ownership {
+        self.forget_ended();
+        match self.kept.get_mut(renewal.key.as_str()) {
+            None => Ownership::Absent,
+            Some(kept) if kept.owner != *renewal.owner => Ownership::Taken,
+            Some(kept) => {
+                if renewal.how == Renew::Exactly || kept.remaining() < renewal.ttl {
+                    (kept.since, kept.ttl) = (Moment::now(), renewal.ttl);
+                }
+                Ownership::Held
+            }
+        }
+    }
+
+    /// See [`lock_core::LockBackend::release`].
+    pub fn release(&mut self, key: &str, owner: &Owner) -> Ownership {
+        self.forget_ended();
+        match self.kept.get(key) {
+            None => Ownership::Absent,
+            Some(kept) if kept.owner != *owner => Ownership::Taken,
+            Some(_) => {
+                self.kept.remove(key);
+                Ownership::Held
+            }
+        }
+    }
+
+    /// See [`lock_core::LockBackend::inspect`].
+    #[must_use]
+    pub fn inspect(&self, key: &str) -> Option<Holder> {
+        self.kept
+            .get(key)
+            .filter(|kept| !kept.remaining().is_zero())
+            .map(holder)
+    }
+
+    /// Deletes the entry of `key`. Whether there was one.
+    pub fn evict(&mut self, key: &str) -> bool {
+        self.forget_ended();
+        self.kept.remove(key).is_some()
+    }
+
+    /// Makes a new owner hold `key` for `ttl`, whoever held it before.
+    pub fn steal(&mut self, key: &str, ttl: Duration) -> Owner {
+        let thief = Owner::fresh(Some("thief")).expect("the system has randomness");
+        self.put(key, &thief, ttl, 1);
+        thief
+    }
+
+    /// The entries that have not ended, by whole key.
+    #[must_use]
+    pub fn entries(&self) -> BTreeMap<String, Entry> {
+        let entry = |kept: &Kept| Entry {
+            owner: kept.owner.clone(),
+            remaining: kept.remaining(),
+        };
+        self.kept
+            .iter()
+            .map(|(key, kept)| (key.clone(), entry(kept)))
+            .filter(|(_, entry)| !entry.remaining.is_zero())
+            .collect()
+    }
+
+    fn put(&mut self, key: &str, owner: &Owner, ttl: Duration, tokens: u16) -> Grant {
+        let first = self.newest + 1;
+        self.newest += u64::from(tokens.clamp(1, MAX_TOKENS));
+        let range = FencingRange::new(FencingToken::new(first), FencingToken::new(self.newest));
+        let grant = Grant::new((!self.without_fencing).then_some(range));
+        let kept = Kept {
+            owner: owner.clone(),
+            grant,
+            since: Moment::now(),
+            ttl,
+        };
+        self.kept.insert(key.to_owned(), kept);
+        grant
+    }
+
+    fn forget_ended(&mut self) {
+        self.kept.retain(|_, kept| !kept.remaining().is_zero());
+    }
+}
+
+fn holder(kept: &Kept) -> Holder {
+    Holder::new()
+        .with_label(kept.owner.label().map(str::to_owned))
+        .with_remaining(Some(kept.remaining()))
+        .with_fencing(kept.grant.fencing.map(|range| range.last()))
+}
