@@ -51,6 +51,7 @@ tokio::task_local! {
 ///     use super::Honest;
 ///     lock_testkit::conformance!(Honest);
 /// }
+/// # fn main() {}
 /// ```
 pub trait Fixture: Sized + Send + Sync + 'static {
     /// The backend under test.

@@ -1,13 +1,11 @@
 //! Who waits is woken. The promises of `Wakeups` and `Wakeup`.
 
-use std::future::poll_fn;
-use std::task::Poll;
-
 use lock_core::{LockBackend, LockKey, Ownership, Wakeup};
 use tokio::time::{sleep, timeout};
 
 use super::{BOUND, HOLD, MILLISECOND, key, owner, release, take};
 use crate::fixture::{Fixture, lacks};
+use crate::sweep::drive;
 
 /// A release wakes all who subscribe to the key, at whatever client, once for each release.
 pub async fn a_release_wakes_all_who_subscribe<F: Fixture>(fixture: F) {
@@ -43,32 +41,31 @@ pub async fn a_release_before_the_wait_counts<F: Fixture>(fixture: F) {
     woken(&mut wakeup).await;
 }
 
-/// A wait that is dropped, before or after it was woken, takes no wake-up along.
+/// A wait that is dropped at any of its await points, before or after it was woken, takes no wake-up along.
 pub async fn an_unfinished_wait_can_be_dropped<F: Fixture>(fixture: F) {
     let (a, b) = (fixture.client().await, fixture.client().await);
     if lacks("wake-ups", a.capabilities().wakeups) {
         return;
     }
-    let key = key(&fixture, "k");
-    let mut wakeup = subscribe(&b, &key).await;
-    {
-        let mut wait = wakeup.notified();
-        // A wake-up for no reason is allowed.
-        let _ = poll_fn(|context| Poll::Ready(wait.as_mut().poll(context).is_ready())).await;
-    }
-    take_and_release(&a, &key).await;
-    woken(&mut wakeup).await;
-
-    {
-        let mut wait = wakeup.notified();
-        let is_over = poll_fn(|context| Poll::Ready(wait.as_mut().poll(context).is_ready())).await;
-        take_and_release(&a, &key).await;
-        sleep(100 * MILLISECOND).await;
-        if is_over {
-            return;
+    for release_first in [true, false] {
+        for cut in 0.. {
+            let key = key(&fixture, "k");
+            let mut wakeup = subscribe(&b, &key).await;
+            if release_first {
+                take_and_release(&a, &key).await;
+            }
+            let wait = drive(wakeup.notified(), 1 + cut / 2, cut % 2 == 1);
+            let is_over = if release_first {
+                wait.await
+            } else {
+                tokio::join!(wait, take_and_release(&a, &key)).0
+            };
+            if is_over {
+                break;
+            }
+            woken(&mut wakeup).await;
         }
     }
-    woken(&mut wakeup).await;
 }
 
 /// The last of several subscriptions is woken although the others are gone, and a new one works as well.
