@@ -25,11 +25,9 @@ impl<const PAUSED: bool> Fixture for Memory<PAUSED> {
 }
 
 mod paused {
-    use super::Memory;
-    lock_testkit::conformance!(Memory<true>);
+    lock_testkit::conformance!(super::Memory<true>);
 }
 
 mod real_time {
-    use super::Memory;
-    lock_testkit::conformance!(Memory<false>);
+    lock_testkit::conformance!(super::Memory<false>);
 }

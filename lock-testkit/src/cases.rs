@@ -103,14 +103,8 @@ macro_rules! for_each_case {
 
 /// Makes one `#[test]` of every case, in one module a promise, for a [`Fixture`](crate::Fixture).
 ///
-/// ```ignore
-/// mod conformance {
-///     use super::MyFixture;
-///     lock_testkit::conformance!(MyFixture);
-/// }
-/// ```
-///
-/// `cargo test conformance::renewal` runs those of one promise.
+/// `mod conformance { lock_testkit::conformance!(super::MyFixture); }`, and `cargo test conformance::renewal`
+/// runs those of one promise. Once in a module. [`Fixture`](crate::Fixture) has a whole example.
 #[macro_export]
 macro_rules! conformance {
     ($fixture:ty) => {
@@ -121,21 +115,23 @@ macro_rules! conformance {
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __tests {
-    ([$fixture:ty] $($promise:ident { $($case:ident)* })*) => {$(
-        mod $promise {
-            #[allow(unused_imports, reason = "the fixture may be named by a path")]
-            use super::*;
-            $(
-                #[test]
-                fn $case() {
-                    $crate::run_case(
-                        concat!(stringify!($promise), "::", stringify!($case)),
-                        $crate::cases::$promise::$case::<$fixture>,
-                    );
-                }
-            )*
-        }
-    )*};
+    ([$fixture:ty] $($promise:ident { $($case:ident)* })*) => {
+        // The fixture's name is resolved here, not in the modules.
+        type FixtureUnderTest = $fixture;
+        $(
+            mod $promise {
+                $(
+                    #[test]
+                    fn $case() {
+                        $crate::run_case(
+                            concat!(stringify!($promise), "::", stringify!($case)),
+                            $crate::cases::$promise::$case::<super::FixtureUnderTest>,
+                        );
+                    }
+                )*
+            }
+        )*
+    };
 }
 
 macro_rules! list {

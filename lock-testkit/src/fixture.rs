@@ -48,8 +48,7 @@ tokio::task_local! {
 /// }
 ///
 /// mod conformance {
-///     use super::Honest;
-///     lock_testkit::conformance!(Honest);
+///     lock_testkit::conformance!(super::Honest);
 /// }
 /// # fn main() {}
 /// ```

@@ -233,6 +233,5 @@ fn every_case_catches_something() {
 }
 
 mod no_flaw {
-    use super::Zoo;
-    lock_testkit::conformance!(Zoo);
+    lock_testkit::conformance!(super::Zoo);
 }

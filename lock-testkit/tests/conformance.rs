@@ -32,11 +32,9 @@ impl<const LATENCY: u64> Fixture for Honest<LATENCY> {
 }
 
 mod near {
-    use super::Honest;
-    lock_testkit::conformance!(Honest<0>);
+    lock_testkit::conformance!(super::Honest<0>);
 }
 
 mod far {
-    use super::Honest;
-    lock_testkit::conformance!(Honest<2>);
+    lock_testkit::conformance!(super::Honest<2>);
 }
