@@ -8,10 +8,11 @@ use tokio::sync::oneshot;
 use crate::backend::{AcquireRequest, Attempt, Busy, Holder};
 use crate::clock::Moment;
 use crate::compensation::Compensation;
-use crate::error::{BackendError, LockError};
+use crate::error::{BackendError, LockError, LossReason};
 use crate::guard::LockGuard;
 use crate::key::LockKey;
 use crate::lease::Lease;
+use crate::observe;
 use crate::owner::Owner;
 use crate::policy::{LockOptions, Terms, validity};
 use crate::renewer::Renewer;
@@ -65,48 +66,68 @@ impl Acquirer {
 
     /// One attempt.
     pub(crate) async fn try_acquire(&self) -> Result<LockGuard, LockError> {
-        match self.attempt(&mut None, None).await {
-            Outcome::Granted(guard) => Ok(guard.received()),
-            Outcome::Busy(holder, _) => Err(LockError::Busy {
-                key: self.key.clone(),
-                holder,
-            }),
-            Outcome::Failed { error, .. } => Err(error),
-        }
+        self.observed(async {
+            match self.attempt(&mut None, None).await {
+                Outcome::Granted(guard) => Ok(guard),
+                Outcome::Busy(holder, _) => Err(LockError::Busy {
+                    key: self.key.clone(),
+                    holder,
+                }),
+                Outcome::Failed { error, .. } => Err(error),
+            }
+        })
+        .await
     }
 
     /// One attempt to take the lock over from `from`.
     pub(crate) async fn resume(&self, from: &Owner) -> Result<LockGuard, LockError> {
-        use crate::error::LossReason::{Absent, Taken};
-        match self.attempt(&mut None, Some(from.clone())).await {
-            Outcome::Granted(guard) => Ok(guard.received()),
-            Outcome::Busy(holder, _) => {
-                let reason = if holder == Holder::new() {
-                    Absent
-                } else {
-                    Taken
-                };
-                Err(LockError::Lost {
-                    key: self.key.clone(),
-                    reason,
-                })
+        self.observed(async {
+            match self.attempt(&mut None, Some(from.clone())).await {
+                Outcome::Granted(guard) => Ok(guard),
+                Outcome::Busy(holder, _) => {
+                    let gone = holder == Holder::new();
+                    let reason = if gone {
+                        LossReason::Absent
+                    } else {
+                        LossReason::Taken
+                    };
+                    Err(LockError::Lost {
+                        key: self.key.clone(),
+                        reason,
+                    })
+                }
+                Outcome::Failed { error, .. } => Err(error),
             }
-            Outcome::Failed { error, .. } => Err(error),
-        }
+        })
+        .await
     }
 
     /// Attempts until one is granted, the policy gives up, or an attempt fails in a way that no retry mends.
     pub(crate) async fn acquire(&self) -> Result<LockGuard, LockError> {
-        let mut waiting = Waiting::new(self);
-        loop {
-            let last = match self.attempt(&mut waiting.place, None).await {
-                Outcome::Granted(guard) => return Ok(guard.received()),
-                Outcome::Failed { error, .. } if !error.is_retryable() => return Err(error),
-                Outcome::Busy(holder, recheck) => Last::Busy(holder, recheck),
-                Outcome::Failed { error, released } => Last::Failed(error, released),
-            };
-            waiting.until_next_attempt(last).await?;
-        }
+        self.observed(async {
+            let mut waiting = Waiting::new(self);
+            loop {
+                let last = match self.attempt(&mut waiting.place, None).await {
+                    Outcome::Granted(guard) => return Ok(guard),
+                    Outcome::Failed { error, .. } if !error.is_retryable() => return Err(error),
+                    Outcome::Busy(holder, recheck) => Last::Busy(holder, recheck),
+                    Outcome::Failed { error, released } => Last::Failed(error, released),
+                };
+                waiting.until_next_attempt(last).await?;
+            }
+        })
+        .await
+    }
+
+    /// Runs `acquire`, tells of it, and hands its guard to the caller.
+    async fn observed(
+        &self,
+        acquire: impl Future<Output = Result<LockGuard, LockError>>,
+    ) -> Result<LockGuard, LockError> {
+        let start = Moment::now();
+        let result = observe::in_acquire_span(&self.key, acquire).await;
+        observe::acquired(&self.key, start.elapsed(), &result);
+        result.map(LockGuard::received)
     }
 
     /// One call to the store with a fresh owner. A grant that is too late is given back, and what may have been granted

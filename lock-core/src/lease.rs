@@ -11,6 +11,7 @@ use crate::backend::{LockBackend, Renew};
 use crate::clock::Moment;
 use crate::error::{BackendError, LockError, LossReason};
 use crate::key::LockKey;
+use crate::observe;
 use crate::owner::Owner;
 use crate::policy::{Terms, validity};
 use crate::renewer::Renewer;
@@ -150,6 +151,7 @@ impl Lease {
         if state.ended.is_none() {
             state.ended = Some(reason);
             self.changed.notify_waiters();
+            observe::ended(&self.key, state.granted.elapsed(), reason);
         }
         if let Some(link) = state.link.take() {
             self.renewer.unlink(link);

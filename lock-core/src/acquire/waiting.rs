@@ -9,6 +9,7 @@ use super::place::KeptPlace;
 use crate::backend::{Holder, Place, Wakeup};
 use crate::clock::Moment;
 use crate::error::LockError;
+use crate::observe;
 use crate::policy::{Delays, MIN_DELAY, part_of};
 use crate::store::Store;
 use crate::timer;
@@ -128,6 +129,7 @@ impl<'a> Waiting<'a> {
             first = sooner(first, (left, Cause::Limit));
         }
         let (pause, cause) = first;
+        observe::waiting(&self.acquirer.key, pause);
         if self.wait(pause.max(MIN_DELAY), busy).await? {
             self.expiry_pause = MIN_DELAY;
             return Ok(());

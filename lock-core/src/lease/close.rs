@@ -9,6 +9,7 @@ use crate::backend::Ownership;
 use crate::clock::Moment;
 use crate::compensation::Compensation;
 use crate::error::{LockError, LossReason};
+use crate::observe;
 use crate::shield::Shield;
 use crate::timer;
 
@@ -78,6 +79,7 @@ impl Lease {
             let _call = lease.store.call();
             let compensation = lease.compensation(asked, ttl);
             let answer = lease.call_release().await;
+            observe::released(&lease.key, &answer);
             if answer.is_ok() {
                 compensation.settle();
             }

@@ -7,6 +7,7 @@ use super::{Lease, RETRY_PAUSE};
 use crate::backend::{Ownership, Renew, RenewRequest};
 use crate::clock::Moment;
 use crate::error::{BackendError, BackendErrorKind, LockError, LossReason};
+use crate::observe;
 use crate::policy::{check_ttl, nth};
 use crate::shield::Shield;
 use crate::timer;
@@ -137,6 +138,7 @@ impl Operation {
         answer: Option<Result<Ownership, BackendError>>,
     ) {
         let lease = &self.0;
+        observe::renewed(&lease.key, outcome_of(answer.as_ref()));
         match answer {
             Some(Ok(Ownership::Held)) => {
                 lease.confirm(asked, ttl);
@@ -185,8 +187,9 @@ impl Operation {
             let requests = [self.request(ttl, how)];
             let renew = lease.backend().renew(&requests);
             let answer = timer::timeout(limit.saturating_sub(spent), renew).await;
-            let answer = answer.map(|answers| answers.into_iter().next());
-            match answer.flatten() {
+            let answer = answer.and_then(|answers| answers.into_iter().next());
+            observe::renewed(&lease.key, outcome_of(answer.as_ref()));
+            match answer {
                 Some(Ok(ownership)) => {
                     doubt.answered();
                     return lease.prolonged(asked, ttl, ownership);
@@ -212,6 +215,16 @@ impl Operation {
                 None => return Err(last),
             }
         }
+    }
+}
+
+fn outcome_of(answer: Option<&Result<Ownership, BackendError>>) -> &'static str {
+    match answer {
+        Some(Ok(Ownership::Held)) => "held",
+        Some(Ok(Ownership::Absent)) => "absent",
+        Some(Ok(Ownership::Taken)) => "taken",
+        Some(Err(error)) if !error.may_have_been_applied() => "failed",
+        Some(Err(_)) | None => "unknown",
     }
 }
 
