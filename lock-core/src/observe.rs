@@ -8,6 +8,7 @@
     allow(unused_variables, reason = "not everything is told to everybody")
 )]
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use crate::error::{LockError, LossReason};
@@ -61,11 +62,14 @@ pub(crate) fn renewed(key: &LockKey, outcome: &'static str) {
 
 /// A lease ended after it was held for `held`.
 pub(crate) fn ended(key: &LockKey, held: Duration, reason: LossReason) {
-    #[cfg(feature = "metrics")]
-    metrics::histogram!("fencelock_hold_seconds").record(held);
-    if reason != LossReason::Released {
-        lost(key, held, reason);
-    }
+    // A guard's drop may come through here, and must not panic because a subscriber does.
+    let _ = catch_unwind(AssertUnwindSafe(|| {
+        #[cfg(feature = "metrics")]
+        metrics::histogram!("fencelock_hold_seconds").record(held);
+        if reason != LossReason::Released {
+            lost(key, held, reason);
+        }
+    }));
 }
 
 fn lost(key: &LockKey, held: Duration, reason: LossReason) {
