@@ -20,6 +20,9 @@ use crate::clock::Moment;
 pub(crate) struct Timer {
     made: Moment,
     after: Duration,
+    /// Polled before. The first sleep takes the whole time: real time that passed since must not shorten it to nothing
+    /// under a paused clock that waits for it.
+    begun: bool,
     sleep: Option<(Id, Pin<Box<Sleep>>)>,
 }
 
@@ -28,13 +31,14 @@ impl Timer {
         Self {
             made: Moment::now(),
             after,
+            begun: false,
             sleep: None,
         }
     }
 
     pub(crate) fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let Ok(runtime) = Handle::try_current() else {
-            self.sleep = None;
+            (self.sleep, self.begun) = (None, true);
             return Poll::Pending;
         };
         if self

@@ -1,0 +1,383 @@
+//! Random traces of operations, faults and pauses: whatever happens, no two guards are valid at once, no guard believes
+//! in its lock for longer than the store does, fencing tokens grow, and nothing stays behind.
+#![allow(
+    clippy::arithmetic_side_effects,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "a test"
+)]
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use lock_core::{BackendError, FencingToken, LockGuard, Locks, Moment, RenewalPolicy};
+use lock_testkit::{Effect, LeakCheck, Op, Scripted};
+use proptest::prelude::*;
+use tokio::runtime::{Builder, Handle};
+use tokio::time::{sleep, timeout};
+
+const MS: Duration = Duration::from_millis(1);
+const TTL: Duration = Duration::from_millis(100);
+const OP: Duration = Duration::from_millis(20);
+/// No deadline is farther away, whatever was extended.
+const LONGEST: Duration = Duration::from_millis(1000);
+const ACTORS: usize = 4;
+
+#[derive(Debug, Clone)]
+enum Step {
+    TryAcquire(usize),
+    /// Waits for so long; cut off after the second number.
+    Acquire(usize, u64, u64),
+    Release(usize),
+    Drop(usize),
+    Leave(usize),
+    Extend(usize, u64),
+    RenewFor(usize, u64),
+    /// Hands the lock to another actor, or to nobody.
+    HandOver(usize, Option<usize>),
+    Sleep(u64),
+    Evict,
+    Steal(u64),
+    Wake,
+    Fault(Op, Fault),
+    Faults(Op, Fault),
+    NoFaults,
+}
+
+#[derive(Debug, Clone)]
+enum Fault {
+    Fail,
+    LoseReply,
+    HangBefore,
+    HangAfter,
+    DelayBefore(u64),
+    Zombie(u64),
+    DelayAfter(u64),
+}
+
+impl Fault {
+    fn effect(&self) -> Effect {
+        match self {
+            Self::Fail => Effect::FailBefore(BackendError::transient("refused")),
+            Self::LoseReply => Effect::LoseReply(BackendError::unknown("cut")),
+            Self::HangBefore => Effect::HangBefore,
+            Self::HangAfter => Effect::HangAfter,
+            Self::DelayBefore(ms) => Effect::DelayBefore(millis(*ms)),
+            Self::Zombie(ms) => Effect::DelayBeforeDetached(millis(*ms)),
+            Self::DelayAfter(ms) => Effect::DelayAfter(millis(*ms)),
+        }
+    }
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let actor = 0..ACTORS;
+    let fault = prop_oneof![
+        Just(Fault::Fail),
+        Just(Fault::LoseReply),
+        Just(Fault::HangBefore),
+        Just(Fault::HangAfter),
+        (1_u64..60).prop_map(Fault::DelayBefore),
+        (1_u64..150).prop_map(Fault::Zombie),
+        (1_u64..60).prop_map(Fault::DelayAfter),
+    ];
+    let op = prop_oneof![
+        4 => Just(Op::Acquire),
+        4 => Just(Op::Renew),
+        2 => Just(Op::Release),
+        1 => Just(Op::Subscribe),
+    ];
+    prop_oneof![
+        4 => actor.clone().prop_map(Step::TryAcquire),
+        6 => (actor.clone(), 0_u64..300, 0_u64..400).prop_map(|(a, w, c)| Step::Acquire(a, w, c)),
+        3 => actor.clone().prop_map(Step::Release),
+        2 => actor.clone().prop_map(Step::Drop),
+        1 => actor.clone().prop_map(Step::Leave),
+        3 => (actor.clone(), 1_u64..400).prop_map(|(a, ms)| Step::Extend(a, ms)),
+        3 => (actor.clone(), 10_u64..300).prop_map(|(a, ms)| Step::RenewFor(a, ms)),
+        2 => (actor.clone(), proptest::option::of(actor)).prop_map(|(a, b)| Step::HandOver(a, b)),
+        8 => (1_u64..150).prop_map(Step::Sleep),
+        1 => Just(Step::Evict),
+        1 => (10_u64..100).prop_map(Step::Steal),
+        1 => Just(Step::Wake),
+        4 => (op.clone(), fault.clone()).prop_map(|(op, fault)| Step::Fault(op, fault)),
+        1 => (op, fault).prop_map(|(op, fault)| Step::Faults(op, fault)),
+        2 => Just(Step::NoFaults),
+    ]
+}
+
+/// A guard and what was seen of it.
+struct Seen {
+    guard: LockGuard,
+    /// It was seen to be lost: it stays lost.
+    lost: bool,
+    /// The store was made to forget it then: it may believe in itself for a little longer.
+    disowned: Option<Moment>,
+}
+
+struct World {
+    backend: Scripted,
+    locks: Locks,
+    guards: [Arc<Mutex<Option<Seen>>>; ACTORS],
+    newest: Arc<Mutex<FencingToken>>,
+    /// When the store was last made to forget an entry.
+    forgot: Arc<Mutex<Option<Moment>>>,
+}
+
+impl World {
+    fn new(renewal: RenewalPolicy, wakeups: bool) -> Self {
+        let backend = Scripted::honest().with_wakeups(wakeups);
+        let locks = Locks::new(backend.clone())
+            .with_ttl(TTL)
+            .with_renewal(renewal);
+        let newest = Arc::new(Mutex::new(FencingToken::new(0)));
+        Self {
+            backend,
+            locks,
+            guards: Default::default(),
+            newest,
+            forgot: Arc::default(),
+        }
+    }
+
+    fn keep(
+        slot: &Mutex<Option<Seen>>,
+        newest: &Mutex<FencingToken>,
+        guard: LockGuard,
+        disowned: Option<Moment>,
+    ) {
+        let token = guard.fencing_token().expect("the store fences");
+        let mut newest = newest.lock().unwrap();
+        assert!(token > *newest, "token {token} after {newest}");
+        *newest = token;
+        *slot.lock().unwrap() = Some(Seen {
+            guard,
+            lost: false,
+            disowned,
+        });
+    }
+
+    fn take(&self, actor: usize) -> Option<LockGuard> {
+        self.guards[actor]
+            .lock()
+            .unwrap()
+            .take()
+            .map(|seen| seen.guard)
+    }
+
+    /// Starts to take the lock in a task of its own, to be cut off after `cut`.
+    fn spawn_acquire(&self, actor: usize, wait: Option<Duration>, cut: Duration) {
+        let slot = Arc::clone(&self.guards[actor]);
+        let newest = Arc::clone(&self.newest);
+        let forgot = Arc::clone(&self.forgot);
+        let lock = self.locks.lock("k");
+        let start = Moment::now();
+        Handle::current().spawn(async move {
+            let acquire = async {
+                match wait {
+                    None => lock.try_acquire().await,
+                    Some(wait) => lock.with_wait(wait).acquire().await,
+                }
+            };
+            if let Ok(Ok(guard)) = timeout(cut, acquire).await
+                && slot.lock().unwrap().is_none()
+            {
+                // Granted, forgotten, and only then received.
+                let disowned = forgot
+                    .lock()
+                    .unwrap()
+                    .filter(|forgot| !start.until(forgot).is_zero());
+                Self::keep(&slot, &newest, guard, disowned);
+            }
+        });
+    }
+
+    fn disown(&self) {
+        *self.forgot.lock().unwrap() = Some(Moment::now());
+        for slot in &self.guards {
+            if let Some(seen) = &mut *slot.lock().unwrap() {
+                seen.disowned = Some(Moment::now());
+            }
+        }
+    }
+
+    async fn run(&self, step: Step) {
+        match step {
+            Step::TryAcquire(actor) => self.spawn_acquire(actor, None, LONGEST),
+            Step::Acquire(actor, wait, cut) => {
+                self.spawn_acquire(actor, Some(millis(wait)), millis(cut));
+            }
+            Step::Release(actor) => {
+                if let Some(guard) = self.take(actor) {
+                    let start = Moment::now();
+                    let _ = guard.release().await;
+                    assert!(
+                        start.elapsed() <= OP + 50 * MS,
+                        "a release took {:?}",
+                        start.elapsed()
+                    );
+                }
+            }
+            Step::Drop(actor) => drop(self.take(actor)),
+            Step::Leave(actor) => {
+                if let Some(guard) = self.take(actor) {
+                    guard.leave_to_expire();
+                }
+            }
+            Step::Extend(actor, ms) => {
+                // Not under the mutex, whose guard must not be held over an await.
+                let seen = self.guards[actor].lock().unwrap().take();
+                if let Some(seen) = seen {
+                    if seen.guard.remaining() + millis(ms) < LONGEST {
+                        let _ = seen.guard.extend(millis(ms)).await;
+                    }
+                    *self.guards[actor].lock().unwrap() = Some(seen);
+                }
+            }
+            Step::RenewFor(actor, ms) => {
+                let seen = self.guards[actor].lock().unwrap().take();
+                if let Some(seen) = seen {
+                    let _ = seen.guard.renew_for(millis(ms)).await;
+                    *self.guards[actor].lock().unwrap() = Some(seen);
+                }
+            }
+            Step::HandOver(from, to) => self.hand_over(from, to).await,
+            Step::Sleep(ms) => {
+                let mut left = ms;
+                while left > 0 {
+                    let nap = left.min(7);
+                    sleep(millis(nap)).await;
+                    left -= nap;
+                    self.check();
+                }
+            }
+            Step::Evict => {
+                self.disown();
+                self.backend.evict("k");
+            }
+            Step::Steal(ms) => {
+                self.disown();
+                self.backend.steal("k", millis(ms));
+            }
+            Step::Wake => self.backend.wake("k"),
+            Step::Fault(op, fault) => {
+                self.backend.on(op).next(fault.effect());
+            }
+            Step::Faults(op, fault) => {
+                self.backend.on(op).always(fault.effect());
+            }
+            Step::NoFaults => self.clear_faults(),
+        }
+    }
+
+    async fn hand_over(&self, from: usize, to: Option<usize>) {
+        let Some(seen) = self.guards[from].lock().unwrap().take() else {
+            return;
+        };
+        match seen.guard.into_ticket().await {
+            Err((guard, _)) => {
+                *self.guards[from].lock().unwrap() = Some(Seen { guard, ..seen });
+            }
+            Ok(ticket) => {
+                let Some(to) = to else { return };
+                if self.guards[to].lock().unwrap().is_some() {
+                    return;
+                }
+                if let Ok(guard) = self.locks.resume(&ticket).await {
+                    Self::keep(&self.guards[to], &self.newest, guard, None);
+                    assert!(
+                        self.locks.resume(&ticket).await.is_err(),
+                        "a ticket worked twice"
+                    );
+                }
+            }
+        }
+    }
+
+    fn clear_faults(&self) {
+        for op in Op::ALL {
+            self.backend.on(op).clear();
+        }
+    }
+
+    /// What must hold at every moment.
+    fn check(&self) {
+        let mut valid = 0;
+        for slot in &self.guards {
+            let mut slot = slot.lock().unwrap();
+            let Some(seen) = &mut *slot else { continue };
+            let (held, remaining) = (seen.guard.is_held(), seen.guard.remaining());
+            assert!(!(seen.lost && held), "a lost lock came back");
+            seen.lost = !held;
+            if !held {
+                continue;
+            }
+            match seen.disowned {
+                Some(since) => assert!(since.elapsed() <= LONGEST, "disowned, and never noticed"),
+                None => {
+                    valid += 1;
+                    let entries = self.backend.entries();
+                    let entry = entries.get("k").expect("a valid guard without an entry");
+                    assert!(
+                        remaining <= entry.remaining,
+                        "{remaining:?} > {:?}",
+                        entry.remaining
+                    );
+                }
+            }
+        }
+        assert!(valid <= 1, "{valid} valid guards");
+    }
+}
+
+fn millis(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+fn run(steps: Vec<Step>, renewal: RenewalPolicy, wakeups: bool) {
+    let runtime = Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let leaks = LeakCheck::start();
+        let world = World::new(renewal, wakeups);
+        for step in steps {
+            world.run(step).await;
+            world.check();
+        }
+        // Every task of a trace ends, and with the guards and the faults gone, so does every entry.
+        world.clear_faults();
+        sleep(2 * LONGEST).await;
+        world
+            .guards
+            .iter()
+            .for_each(|slot| drop(slot.lock().unwrap().take()));
+        sleep(LONGEST).await;
+        leaks.assert_none(2 * LONGEST).await;
+        assert_eq!(
+            world.backend.entries(),
+            Default::default(),
+            "a key was left behind"
+        );
+        assert_eq!(world.backend.subscriptions(), 0);
+    });
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 5_000, failure_persistence: None, max_shrink_iters: 3_000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_trace_breaks_a_renewed_lock(steps in prop::collection::vec(step(), 1..40), wakeups: bool) {
+        run(steps, RenewalPolicy::default(), wakeups);
+    }
+
+    #[test]
+    fn no_trace_breaks_a_lock_that_is_not_renewed(
+        steps in prop::collection::vec(step(), 1..40),
+        wakeups: bool,
+    ) {
+        run(steps, RenewalPolicy::never().hold_at_most(millis(250)), wakeups);
+    }
+}
