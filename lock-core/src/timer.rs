@@ -46,7 +46,12 @@ impl Timer {
             .as_ref()
             .is_none_or(|(id, _)| *id != runtime.id())
         {
-            let left = self.after.saturating_sub(self.made.elapsed());
+            let left = if self.begun {
+                self.after.saturating_sub(self.made.elapsed())
+            } else {
+                self.after
+            };
+            self.begun = true;
             self.sleep = make_sleep(left).map(|sleep| (runtime.id(), sleep));
         }
         match &mut self.sleep {

@@ -366,7 +366,7 @@ fn run(steps: Vec<Step>, renewal: RenewalPolicy, wakeups: bool) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 5_000, failure_persistence: None, max_shrink_iters: 3_000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, max_shrink_iters: 3_000, ..ProptestConfig::default() })]
 
     #[test]
     fn no_trace_breaks_a_renewed_lock(steps in prop::collection::vec(step(), 1..40), wakeups: bool) {
