@@ -1,5 +1,9 @@
 //! The scripted backend does what the script says, also to callers that go away.
-#![allow(clippy::arithmetic_side_effects, clippy::unwrap_used, reason = "a test")]
+#![allow(
+    clippy::arithmetic_side_effects,
+    clippy::unwrap_used,
+    reason = "a test"
+)]
 
 use std::time::Duration;
 
