@@ -4,6 +4,7 @@
 //! - [`cancel_sweep`]: drops a future at each of its await points in turn.
 //! - [`LeakCheck`]: no task was left behind.
 //! - [`Honest`]: the model of a store, in 100 lines.
+//! - [`server`]: real servers, as child processes (on Unix).
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -16,6 +17,8 @@
 mod honest;
 mod leak;
 mod scripted;
+#[cfg(unix)]
+pub mod server;
 mod sweep;
 
 pub use honest::{Entry, Honest};
