@@ -10,7 +10,7 @@ use crate::clock::Moment;
 use crate::key::LockKey;
 use crate::owner::Owner;
 use crate::renewer::Renewer;
-use crate::store::Store;
+use crate::store::{Call, Store};
 use crate::timer;
 
 /// The duty to release an owner's entry, should there be one. Dropped unsettled, it is done in the background, on
@@ -100,7 +100,8 @@ impl Compensation {
 
     fn spawn(&mut self, first_done: Option<oneshot::Sender<()>>) {
         if let Some(duty) = self.duty.take() {
-            self.renewer.runtime().spawn(duty.run(first_done));
+            let call = duty.store.call();
+            self.renewer.runtime().spawn(duty.run(call, first_done));
         }
     }
 }
@@ -112,8 +113,7 @@ impl Drop for Compensation {
 }
 
 impl Duty {
-    async fn run(self, first_done: Option<oneshot::Sender<()>>) {
-        let _call = self.store.call();
+    async fn run(self, _call: Call, first_done: Option<oneshot::Sender<()>>) {
         let answered = self.release().await;
         drop(first_done);
         if answered && !self.may_come_late {

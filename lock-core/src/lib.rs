@@ -5,6 +5,7 @@ mod acquire;
 mod backend;
 mod clock;
 mod compensation;
+mod compose;
 mod error;
 mod fencing;
 mod guard;
@@ -14,6 +15,7 @@ mod lock;
 mod locks;
 #[cfg(feature = "mock")]
 pub mod mock;
+mod observe;
 mod owner;
 mod policy;
 mod renewer;
@@ -29,6 +31,7 @@ pub use backend::{
     Place, Renew, RenewRequest, Wakeup, Wakeups,
 };
 pub use clock::Moment;
+pub use compose::{BackendCall, Observed, Observer};
 pub use error::{BackendError, BackendErrorKind, LockError, LossReason};
 pub use fencing::{Fence, FencingRange, FencingToken, StaleToken};
 pub use guard::{LockGuard, LossHandle};

@@ -5,6 +5,8 @@
 //! - [`LeakCheck`]: no task was left behind.
 //! - [`Honest`]: the model of a store, in 100 lines.
 //! - [`server`]: real servers, as child processes (on Unix).
+//! - [`conformance!`]: every promise of [`lock_core::LockBackend`] as a test of your backend, for which you write
+//!   a [`Fixture`]. The [`cases`] are functions, one module a promise.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -14,6 +16,8 @@
     reason = "a test library: to panic is how it says no"
 )]
 
+pub mod cases;
+mod fixture;
 mod honest;
 mod leak;
 mod scripted;
@@ -21,6 +25,8 @@ mod scripted;
 pub mod server;
 mod sweep;
 
+pub use cases::CASES;
+pub use fixture::{Fixture, run_case};
 pub use honest::{Entry, Honest};
 pub use leak::LeakCheck;
 pub use scripted::{Call, Effect, Op, Record, Renewal, Request, Script, Scripted};

@@ -59,7 +59,7 @@ pub async fn cancel_sweep<Fut: Future>(
 }
 
 /// Drives `future` and drops it in its `waits`-th wait, or once woken from that. Whether it completed.
-async fn drive<Fut: Future>(future: Fut, waits: usize, woken: bool) -> bool {
+pub(crate) async fn drive<Fut: Future>(future: Fut, waits: usize, woken: bool) -> bool {
     let mut future = pin!(future);
     let mut waited = 0;
     std::future::poll_fn(|context| {

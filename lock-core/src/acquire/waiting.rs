@@ -1,0 +1,248 @@
+//! The one wait: until a wake-up, the end of the holder's entry, or the policy's delay. Not the attempts.
+
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use super::Acquirer;
+use super::place::KeptPlace;
+use crate::backend::{Holder, Place, Wakeup};
+use crate::clock::Moment;
+use crate::error::LockError;
+use crate::observe;
+use crate::policy::{Delays, MIN_DELAY, part_of};
+use crate::store::Store;
+use crate::timer;
+
+/// How much of the re-check interval is left to chance.
+const RECHECK_JITTER: f64 = 0.25;
+
+/// The longest pause between attempts that the holder's remaining time suggested.
+const MAX_EXPIRY_PAUSE: Duration = Duration::from_secs(1);
+
+/// What the last attempt of a wait came to.
+pub(super) enum Last {
+    Busy(Holder, Option<Duration>),
+    Failed(LockError, Option<oneshot::Receiver<()>>),
+}
+
+/// The state of one wait: from the first attempt to the last.
+pub(super) struct Waiting<'a> {
+    acquirer: &'a Acquirer,
+    start: Moment,
+    limit: Option<Duration>,
+    delays: Delays,
+    /// When the policy wants the next attempt, counted from the start; `None` once it has been made.
+    due: Option<Duration>,
+    pub(super) place: Option<KeptPlace>,
+    wakeup: Subscription,
+    /// The shortest pause that the holder's remaining time may suggest: doubled each time it was wrong.
+    expiry_pause: Duration,
+    /// When the last attempt ended.
+    attempted: Moment,
+}
+
+/// A subscription and the place in line that it was made for.
+enum Subscription {
+    NotTried,
+    None(Option<Place>),
+    Some(Box<dyn Wakeup>, Option<Place>),
+}
+
+/// What a waiter waits for besides a wake-up.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Cause {
+    /// The end of the wait.
+    Limit,
+    /// The policy's delay.
+    Policy,
+    /// The end of the holder's entry.
+    Expiry,
+    /// The safety net under the wake-ups, ours or the store's.
+    Hint,
+}
+
+impl<'a> Waiting<'a> {
+    pub(super) fn new(acquirer: &'a Acquirer) -> Self {
+        let retry = acquirer.options.retry();
+        Self {
+            acquirer,
+            start: Moment::now(),
+            limit: retry.wait_limit(),
+            delays: retry.delays(),
+            due: None,
+            place: None,
+            wakeup: Subscription::NotTried,
+            expiry_pause: MIN_DELAY,
+            attempted: Moment::now(),
+        }
+    }
+
+    /// Waits until it is time for another attempt, or gives up.
+    pub(super) async fn until_next_attempt(&mut self, last: Last) -> Result<(), LockError> {
+        self.attempted = Moment::now();
+        if self.left().is_some_and(|left| left.is_zero()) {
+            return Err(self.give_up(last));
+        }
+        let counted = self.acquirer.options.retry().is_counted();
+        let last = match last {
+            Last::Failed(error, Some(released)) => {
+                // The next attempt starts when the release of this one was answered or timed out.
+                let limit = self
+                    .left()
+                    .unwrap_or(Duration::MAX)
+                    .min(self.acquirer.terms.op_timeout);
+                if self.draw_delay().is_none() {
+                    return Err(error);
+                }
+                timer::timeout(limit, released).await;
+                Last::Failed(error, None)
+            }
+            other => other,
+        };
+        let busy = matches!(last, Last::Busy(..));
+        if busy && !(counted && self.draw_delay().is_none()) && self.subscribe().await {
+            // What was released before the subscription was in force is found by this attempt.
+            return Ok(());
+        }
+        let mut first = match self.wakeup {
+            Subscription::Some(..) if busy && !counted => {
+                self.due = None;
+                (self.recheck_interval(), Cause::Hint)
+            }
+            _ => match self.draw_delay() {
+                Some(due) => (due.saturating_sub(self.start.elapsed()), Cause::Policy),
+                None => return Err(self.give_up(last)),
+            },
+        };
+        if let Last::Busy(holder, recheck) = &last {
+            if let Some(recheck) = recheck {
+                first = sooner(first, (*recheck, Cause::Hint));
+            }
+            if let Some(remaining) = holder.remaining {
+                // The store may have rounded down what remains.
+                let hint = remaining.saturating_add(MIN_DELAY).max(self.expiry_pause);
+                first = sooner(first, (hint, Cause::Expiry));
+            }
+        }
+        if let Some(left) = self.left() {
+            first = sooner(first, (left, Cause::Limit));
+        }
+        let (pause, cause) = first;
+        observe::waiting(&self.acquirer.key, pause);
+        if self.wait(pause.max(MIN_DELAY), busy).await? {
+            self.expiry_pause = MIN_DELAY;
+            return Ok(());
+        }
+        match cause {
+            Cause::Limit => return Err(self.give_up(last)),
+            Cause::Policy => self.due = None,
+            Cause::Expiry => {
+                self.expiry_pause = self.expiry_pause.saturating_mul(2).min(MAX_EXPIRY_PAUSE);
+            }
+            Cause::Hint => {}
+        }
+        Ok(())
+    }
+
+    /// What is left of the wait; `None` without a limit.
+    fn left(&self) -> Option<Duration> {
+        self.limit
+            .map(|limit| limit.saturating_sub(self.start.elapsed()))
+    }
+
+    /// When the policy wants the next attempt, counted from the start; `None` when it gives up.
+    fn draw_delay(&mut self) -> Option<Duration> {
+        if self.due.is_none() {
+            self.due = self
+                .delays
+                .next()
+                .map(|delay| self.start.elapsed().saturating_add(delay));
+        }
+        self.due
+    }
+
+    fn recheck_interval(&self) -> Duration {
+        let share = 1.0 - RECHECK_JITTER * fastrand::f64();
+        part_of(self.acquirer.options.recheck(), share)
+    }
+
+    /// Subscribes if that was not tried yet for this place in line; true if a subscription has just come into force.
+    async fn subscribe(&mut self) -> bool {
+        let acquirer = self.acquirer;
+        let Some(wakeups) = &acquirer.store.wakeups else {
+            return false;
+        };
+        let place = self.place.as_ref().map(|kept| kept.place.clone());
+        match &self.wakeup {
+            Subscription::NotTried => {}
+            Subscription::None(tried) | Subscription::Some(_, tried) if *tried != place => {}
+            Subscription::None(_) | Subscription::Some(..) => return false,
+        }
+        let limit = self
+            .left()
+            .unwrap_or(Duration::MAX)
+            .min(acquirer.terms.op_timeout);
+        let subscribed =
+            timer::timeout(limit, wakeups.subscribe(&acquirer.key, place.as_ref())).await;
+        let in_force = matches!(subscribed, Some(Ok(_)));
+        self.wakeup = match subscribed {
+            Some(Ok(wakeup)) => Subscription::Some(wakeup, place),
+            // The policy's delays serve instead.
+            Some(Err(_)) | None => Subscription::None(place),
+        };
+        in_force
+    }
+
+    /// Waits for `pause`; true if woken before.
+    async fn wait(&mut self, pause: Duration, wakes: bool) -> Result<bool, LockError> {
+        let store = &self.acquirer.store;
+        let attempted = self.attempted;
+        let woken = async {
+            match &mut self.wakeup {
+                Subscription::Some(wakeup, _) if wakes => {
+                    wakeup.notified().await;
+                    // A store that wakes us all the time must not make us spin.
+                    let early = MIN_DELAY.saturating_sub(attempted.elapsed());
+                    if !early.is_zero() {
+                        timer::sleep(early).await;
+                    }
+                }
+                _ => std::future::pending().await,
+            }
+        };
+        let woken = timer::timeout(pause, or_closed(store, woken))
+            .await
+            .is_some();
+        store.check_open(&self.acquirer.key)?;
+        Ok(woken)
+    }
+
+    fn give_up(&self, last: Last) -> LockError {
+        match last {
+            Last::Failed(error, _) => error,
+            Last::Busy(holder, _) => LockError::TimedOut {
+                key: self.acquirer.key.clone(),
+                waited: self.start.elapsed(),
+                holder,
+            },
+        }
+    }
+}
+
+/// Resolves when `future` does or when the store is closed.
+async fn or_closed(store: &Store, future: impl Future<Output = ()>) {
+    let mut closed = std::pin::pin!(store.closed());
+    let mut future = std::pin::pin!(future);
+    std::future::poll_fn(|context| {
+        if closed.as_mut().poll(context).is_ready() {
+            return std::task::Poll::Ready(());
+        }
+        future.as_mut().poll(context)
+    })
+    .await;
+}
+
+fn sooner(one: (Duration, Cause), other: (Duration, Cause)) -> (Duration, Cause) {
+    if other.0 < one.0 { other } else { one }
+}

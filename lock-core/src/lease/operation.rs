@@ -1,0 +1,256 @@
+//! One operation at a time: renewing, extending, handing over. Not when a lease is renewed: that is in `turn.rs`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Lease, RETRY_PAUSE};
+use crate::backend::{Ownership, Renew, RenewRequest};
+use crate::clock::Moment;
+use crate::error::{BackendError, BackendErrorKind, LockError, LossReason};
+use crate::observe;
+use crate::policy::{check_ttl, nth};
+use crate::shield::Shield;
+use crate::timer;
+
+impl Lease {
+    /// Sets what is left of the entry to `target`, which is counted from now.
+    pub(crate) async fn renew_for(self: &Arc<Self>, target: Duration) -> Result<(), LockError> {
+        check_ttl("ttl", target)?;
+        self.prolong(|_| target, Renew::Exactly).await
+    }
+
+    /// Adds `additional` to what is left of the entry.
+    pub(crate) async fn extend(self: &Arc<Self>, additional: Duration) -> Result<(), LockError> {
+        self.prolong(|left| left.saturating_add(additional), Renew::AtLeast)
+            .await
+    }
+
+    async fn prolong(
+        self: &Arc<Self>,
+        target: impl FnOnce(Duration) -> Duration,
+        how: Renew,
+    ) -> Result<(), LockError> {
+        if !self.store.capabilities.any_ttl {
+            let what =
+                "extend and renew_for; its locks are renewed with their own ttl only".to_owned();
+            return Err(LockError::Unsupported {
+                key: self.key.clone(),
+                what,
+            });
+        }
+        self.check_held()?;
+        let called = Moment::now();
+        let operation = self.begin_operation().await?;
+        self.check_held()?;
+        let start = Moment::now();
+        let (target, how, left, frozen) = {
+            let state = self.state();
+            let left = state.ttl.saturating_sub(state.asked.until(&start));
+            let target = target(left);
+            let how = if target >= left { Renew::AtLeast } else { how };
+            (target, how, left, state.frozen)
+        };
+        check_ttl("what would be left", target)?;
+        if frozen && target > left {
+            return Err(self.uncertain());
+        }
+        let limit = self.terms.op_timeout.saturating_sub(called.until(&start));
+        let call = operation.run(Prolongation {
+            start,
+            target,
+            how,
+            limit,
+        });
+        Shield::new(self.renewer.runtime(), call).await
+    }
+
+    /// Waits for operations in flight, at most for one op timeout.
+    pub(super) async fn begin_operation(self: &Arc<Self>) -> Result<Operation, LockError> {
+        let free = self.operation.acquire();
+        match timer::timeout(self.terms.op_timeout, free).await {
+            Some(Ok(permit)) => {
+                permit.forget();
+                Ok(Operation(Arc::clone(self)))
+            }
+            _ => Err(LockError::Backend {
+                key: self.key.clone(),
+                source: BackendError::transient("a renewal before this is still unanswered"),
+                transient: true,
+            }),
+        }
+    }
+
+    fn prolonged(
+        self: &Arc<Self>,
+        asked: Moment,
+        ttl: Duration,
+        ownership: Ownership,
+    ) -> Result<(), LockError> {
+        let reason = match ownership {
+            Ownership::Held => {
+                self.confirm(asked, ttl);
+                self.link_for_renewal(0.95);
+                return self.check_held().map(|_| ());
+            }
+            Ownership::Absent => LossReason::Absent,
+            Ownership::Taken => LossReason::Taken,
+        };
+        self.end(reason);
+        Err(LockError::Lost {
+            key: self.key.clone(),
+            reason,
+        })
+    }
+}
+
+/// The one operation under way on a lease. Dropped without an answer, its outcome is unknown.
+pub(crate) struct Operation(Arc<Lease>);
+
+struct Prolongation {
+    start: Moment,
+    /// What is to be left at `start`.
+    target: Duration,
+    how: Renew,
+    limit: Duration,
+}
+
+impl Operation {
+    /// Begins an operation if none is under way.
+    pub(super) fn try_begin(lease: &Arc<Lease>) -> Option<Self> {
+        lease.operation.try_acquire().ok()?.forget();
+        Some(Self(Arc::clone(lease)))
+    }
+
+    pub(crate) fn lease(&self) -> &Arc<Lease> {
+        &self.0
+    }
+
+    pub(crate) fn request(&self, ttl: Duration, how: Renew) -> RenewRequest<'_> {
+        RenewRequest::new(&self.0.key, &self.0.owner, ttl, how)
+    }
+
+    /// Takes in the answer to an automatic renewal for `ttl` that was sent at `asked`; none means unknown. Then links
+    /// the lease for the next one.
+    pub(crate) fn renewed(
+        self,
+        asked: Moment,
+        ttl: Duration,
+        answer: Option<Result<Ownership, BackendError>>,
+    ) {
+        let lease = &self.0;
+        observe::renewed(&lease.key, outcome_of(answer.as_ref()));
+        match answer {
+            Some(Ok(Ownership::Held)) => {
+                lease.confirm(asked, ttl);
+                lease.link_for_renewal(0.95);
+            }
+            Some(Ok(Ownership::Absent)) => lease.end(LossReason::Absent),
+            Some(Ok(Ownership::Taken)) => lease.end(LossReason::Taken),
+            // Something else stands where our entry stood.
+            Some(Err(error)) if error.kind() == BackendErrorKind::Conflict => {
+                lease.end(LossReason::Taken);
+            }
+            Some(Err(error)) if !error.may_have_been_applied() => lease.link_for_retry(),
+            Some(Err(_)) | None => {
+                lease.doubt(Renew::AtLeast);
+                lease.link_for_retry();
+            }
+        }
+    }
+
+    /// Asks the store until it answers or the limit is over. Retries ask for what is left to the target.
+    async fn run(self, asked_for: Prolongation) -> Result<(), LockError> {
+        let lease = &self.0;
+        let _call = lease.store.call();
+        let Prolongation {
+            start,
+            target,
+            how,
+            limit,
+        } = asked_for;
+        let mut last = lease.unanswered("renew");
+        loop {
+            let asked = Moment::now();
+            let spent = start.until(&asked);
+            let ttl = target.saturating_sub(spent);
+            if spent >= limit || ttl.is_zero() {
+                return Err(last);
+            }
+            if how == Renew::Exactly {
+                lease.shorten(asked, ttl);
+            }
+            let doubt = Doubt {
+                lease,
+                how,
+                answered: false,
+            };
+            let requests = [self.request(ttl, how)];
+            let renew = lease.backend().renew(&requests);
+            let answer = timer::timeout(limit.saturating_sub(spent), renew).await;
+            let answer = answer.and_then(|answers| answers.into_iter().next());
+            observe::renewed(&lease.key, outcome_of(answer.as_ref()));
+            match answer {
+                Some(Ok(ownership)) => {
+                    doubt.answered();
+                    return lease.prolonged(asked, ttl, ownership);
+                }
+                Some(Err(error)) if error.kind() == BackendErrorKind::Conflict => {
+                    doubt.answered();
+                    return lease.prolonged(asked, ttl, Ownership::Taken);
+                }
+                Some(Err(error)) => {
+                    let retry = matches!(
+                        error.kind(),
+                        BackendErrorKind::Transient | BackendErrorKind::Unknown
+                    );
+                    if !error.may_have_been_applied() {
+                        doubt.answered();
+                    }
+                    last = LockError::from_backend(&lease.key, error);
+                    if !retry {
+                        return Err(last);
+                    }
+                    timer::sleep(RETRY_PAUSE.max(nth(limit, 16))).await;
+                }
+                None => return Err(last),
+            }
+        }
+    }
+}
+
+fn outcome_of(answer: Option<&Result<Ownership, BackendError>>) -> &'static str {
+    match answer {
+        Some(Ok(Ownership::Held)) => "held",
+        Some(Ok(Ownership::Absent)) => "absent",
+        Some(Ok(Ownership::Taken)) => "taken",
+        Some(Err(error)) if !error.may_have_been_applied() => "failed",
+        Some(Err(_)) | None => "unknown",
+    }
+}
+
+impl Drop for Operation {
+    fn drop(&mut self) {
+        self.0.operation.add_permits(1);
+    }
+}
+
+/// Marks an operation as of unknown outcome unless it was answered: also if its future is dropped or panics.
+struct Doubt<'a> {
+    lease: &'a Lease,
+    how: Renew,
+    answered: bool,
+}
+
+impl Doubt<'_> {
+    fn answered(mut self) {
+        self.answered = true;
+    }
+}
+
+impl Drop for Doubt<'_> {
+    fn drop(&mut self) {
+        if !self.answered {
+            self.lease.doubt(self.how);
+        }
+    }
+}

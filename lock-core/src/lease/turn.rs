@@ -1,0 +1,102 @@
+//! What the renewer does with a lease whose turn has come. Not the list of turns: that is the renewer's.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::state::left;
+use super::{Lease, Operation, RETRY_PAUSE, SIGNAL_LEAD};
+use crate::clock::Moment;
+use crate::error::LossReason;
+use crate::policy::{nth, part_of};
+
+/// What the renewer is to do about a lease whose turn has come.
+pub(crate) enum Turn {
+    /// Renew the entry for `ttl`.
+    Renew { operation: Operation, ttl: Duration },
+    /// Look again after that time.
+    Wait(Duration),
+    /// Nothing, ever: it ended.
+    Over,
+}
+
+impl Lease {
+    /// Links the lease for its first renewal, or for its deadline.
+    pub(crate) fn start_renewing(self: &Arc<Self>) {
+        // From half the interval on, so that locks taken together are not renewed together.
+        self.link_for_renewal(0.5);
+    }
+
+    pub(super) fn link_for_renewal(self: &Arc<Self>, earliest: f64) {
+        let ttl = {
+            let state = self.state();
+            state.ttl.min(self.terms.ttl)
+        };
+        let interval = self.terms.renewal.interval(ttl).unwrap_or(Duration::MAX);
+        let share = earliest + (1.0 - earliest) * fastrand::f64();
+        let due = part_of(interval, share);
+        // Early by a sixteenth is early enough to be sent together with others.
+        self.link(due, nth(interval, 16));
+    }
+
+    /// Links the lease `after` from now, or at its deadline if that comes first.
+    pub(crate) fn link(self: &Arc<Self>, after: Duration, slack: Duration) {
+        if self.store.is_closed() {
+            // It was on its way when the store was closed.
+            self.release_in_background(LossReason::ShutDown);
+        }
+        let mut state = self.state();
+        if state.ended.is_some() {
+            return;
+        }
+        if let Some(link) = state.link.take() {
+            self.renewer.unlink(link);
+        }
+        let deadline = state
+            .remaining(&self.terms, Moment::now())
+            .saturating_sub(SIGNAL_LEAD);
+        let slack = if after < deadline {
+            slack
+        } else {
+            Duration::ZERO
+        };
+        state.link = Some(self.renewer.link(self, after.min(deadline), slack));
+    }
+
+    /// What to do now that the renewer came to this lease.
+    pub(crate) fn turn(self: &Arc<Self>) -> Turn {
+        let mut state = self.state();
+        let now = Moment::now();
+        state.link = None;
+        self.note_deadline(&mut state, now);
+        if state.ended.is_some() {
+            return Turn::Over;
+        }
+        let remaining = state.remaining(&self.terms, now);
+        let Some(interval) = self.terms.renewal.interval(state.ttl.min(self.terms.ttl)) else {
+            return Turn::Wait(remaining);
+        };
+        if state.frozen {
+            return Turn::Wait(remaining);
+        }
+        if state.is_stuck(&self.terms, now) {
+            return Turn::Wait(nth(interval, 4));
+        }
+        let Some(operation) = Operation::try_begin(self) else {
+            return Turn::Wait(nth(interval, 4));
+        };
+        let ttl = self.terms.ttl.max(left(state.ttl, &state.asked, &now));
+        Turn::Renew { operation, ttl }
+    }
+
+    /// Links the lease for another try at a renewal that failed, several times within what remains.
+    pub(super) fn link_for_retry(self: &Arc<Self>) {
+        let interval = self
+            .terms
+            .renewal
+            .interval(self.terms.ttl)
+            .unwrap_or(Duration::MAX);
+        let least = RETRY_PAUSE.max(nth(self.terms.ttl, 100));
+        let pause = nth(self.remaining(), 8).min(nth(interval, 4)).max(least);
+        self.link(pause, Duration::ZERO);
+    }
+}

@@ -1,0 +1,127 @@
+//! What is told to `tracing` and `metrics`, where these features are on. Nothing here decides, and nothing carries an
+//! owner.
+//!
+//! Spans and events have the target `fencelock` and name the key at level debug only, because keys may be personal
+//! data. Metrics have no key: their labels are bounded.
+#![cfg_attr(
+    not(all(feature = "tracing", feature = "metrics")),
+    allow(unused_variables, reason = "not everything is told to everybody")
+)]
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
+
+use crate::error::{LockError, LossReason};
+use crate::key::LockKey;
+use crate::lease::Released;
+
+/// Runs `acquire` in a span of its own.
+#[cfg(feature = "tracing")]
+pub(crate) fn in_acquire_span<F: Future>(
+    key: &LockKey,
+    acquire: F,
+) -> impl Future<Output = F::Output> {
+    use tracing::Instrument;
+    acquire.instrument(tracing::debug_span!(target: "fencelock", "acquire", %key))
+}
+
+/// Runs `acquire`; there is nobody to tell of it.
+#[cfg(not(feature = "tracing"))]
+pub(crate) fn in_acquire_span<F: Future>(_: &LockKey, acquire: F) -> F {
+    acquire
+}
+
+/// An attempt, or a wait with all its attempts, is over.
+pub(crate) fn acquired<T>(key: &LockKey, waited: Duration, result: &Result<T, LockError>) {
+    let outcome = match result {
+        Ok(_) => "acquired",
+        Err(error) => outcome_of(error),
+    };
+    #[cfg(feature = "tracing")]
+    tracing::debug!(target: "fencelock", %key, outcome, ?waited, "acquire");
+    #[cfg(feature = "metrics")]
+    {
+        metrics::counter!("fencelock_acquisitions_total", "outcome" => outcome).increment(1);
+        metrics::histogram!("fencelock_wait_seconds", "outcome" => outcome).record(waited);
+    }
+}
+
+/// The lock was busy, and is waited for.
+pub(crate) fn waiting(key: &LockKey, pause: Duration) {
+    #[cfg(feature = "tracing")]
+    tracing::trace!(target: "fencelock", %key, ?pause, "wait");
+}
+
+/// A renewal, automatic or asked for, was answered or not.
+pub(crate) fn renewed(key: &LockKey, outcome: &'static str) {
+    #[cfg(feature = "tracing")]
+    tracing::trace!(target: "fencelock", %key, outcome, "renew");
+    #[cfg(feature = "metrics")]
+    metrics::counter!("fencelock_renewals_total", "outcome" => outcome).increment(1);
+}
+
+/// A lease ended after it was held for `held`.
+pub(crate) fn ended(key: &LockKey, held: Duration, reason: LossReason) {
+    // A guard's drop may come through here, and must not panic because a subscriber does.
+    let _ = catch_unwind(AssertUnwindSafe(|| {
+        #[cfg(feature = "metrics")]
+        metrics::histogram!("fencelock_hold_seconds").record(held);
+        if reason != LossReason::Released {
+            lost(key, held, reason);
+        }
+    }));
+}
+
+fn lost(key: &LockKey, held: Duration, reason: LossReason) {
+    #[cfg(feature = "tracing")]
+    {
+        tracing::warn!(target: "fencelock", %reason, ?held, "a lock was lost");
+        tracing::debug!(target: "fencelock", %key, %reason, ?held, "lost");
+    }
+    #[cfg(feature = "metrics")]
+    metrics::counter!("fencelock_losses_total", "reason" => reason_name(reason)).increment(1);
+}
+
+/// A release was answered or not.
+pub(crate) fn released(key: &LockKey, result: &Result<Released, LockError>) {
+    let outcome = match result {
+        Ok(Released::Released) => "released",
+        Ok(Released::Expired) => "expired",
+        Ok(Released::TakenOver) => "taken_over",
+        Err(error) => outcome_of(error),
+    };
+    #[cfg(feature = "tracing")]
+    tracing::debug!(target: "fencelock", %key, outcome, "release");
+    #[cfg(feature = "metrics")]
+    metrics::counter!("fencelock_releases_total", "outcome" => outcome).increment(1);
+}
+
+fn outcome_of(error: &LockError) -> &'static str {
+    match error {
+        LockError::Invalid { .. } => "invalid",
+        LockError::Busy { .. } => "busy",
+        LockError::TimedOut { .. } => "timed_out",
+        LockError::Backend { .. } => "backend",
+        LockError::Unknown { .. } => "unknown",
+        LockError::Late { .. } => "late",
+        LockError::Lost { .. } => "lost",
+        LockError::Conflict { .. } => "conflict",
+        LockError::Unsupported { .. } => "unsupported",
+        LockError::Closed { .. } => "closed",
+        LockError::NoRuntime { .. } => "no_runtime",
+        LockError::Entropy { .. } => "entropy",
+    }
+}
+
+#[cfg(feature = "metrics")]
+fn reason_name(reason: LossReason) -> &'static str {
+    match reason {
+        LossReason::Absent => "absent",
+        LossReason::Taken => "taken",
+        LossReason::Unconfirmed => "unconfirmed",
+        LossReason::HeldTooLong => "held_too_long",
+        LossReason::NoProgress => "no_progress",
+        LossReason::ShutDown => "shut_down",
+        LossReason::Released => "released",
+    }
+}

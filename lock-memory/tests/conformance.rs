@@ -1,0 +1,33 @@
+//! lock-memory keeps every promise of a backend, in virtual time and, across threads, in real time.
+
+use lock_core::LockKey;
+use lock_memory::{MemoryBackend, lock_core};
+use lock_testkit::Fixture;
+
+struct Memory<const PAUSED: bool>(MemoryBackend);
+
+impl<const PAUSED: bool> Fixture for Memory<PAUSED> {
+    type Backend = MemoryBackend;
+    const PAUSED: bool = PAUSED;
+
+    async fn start() -> Self {
+        Self(MemoryBackend::new())
+    }
+
+    async fn client(&self) -> MemoryBackend {
+        self.0.clone()
+    }
+
+    async fn evict(&self, key: &LockKey) -> bool {
+        self.0.evict(key.as_str());
+        true
+    }
+}
+
+mod paused {
+    lock_testkit::conformance!(super::Memory<true>);
+}
+
+mod real_time {
+    lock_testkit::conformance!(super::Memory<false>);
+}

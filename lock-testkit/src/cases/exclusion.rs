@@ -1,0 +1,103 @@
+//! At most one owner at a time. Promises 1 and 5 of `try_acquire`.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use lock_core::{Attempt, Moment, Ownership};
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+
+use super::{BOUND, HOLD, MILLISECOND, assert_lasts, attempt, key, owner, refused, release, take};
+use crate::fixture::Fixture;
+
+/// A held key is busy, at once, for another client and for another owner of the same client.
+pub async fn a_held_key_is_busy_for_everybody_else<F: Fixture>(fixture: F) {
+    let (a, b, key, holder) = (
+        fixture.client().await,
+        fixture.client().await,
+        key(&fixture, "k"),
+        owner(),
+    );
+    take(&a, &key, &holder, HOLD).await;
+    let asked = Moment::now();
+    refused(&b, &key, &owner()).await;
+    refused(&a, &key, &owner()).await;
+    assert!(asked.elapsed() < BOUND, "an attempt waited for the holder");
+    assert_eq!(release(&a, &key, &holder).await, Ownership::Held);
+}
+
+/// Attempts that are refused neither prolong nor shorten nor take the entry.
+pub async fn a_busy_answer_touches_nothing<F: Fixture>(fixture: F) {
+    let (a, b, key, holder) = (
+        fixture.client().await,
+        fixture.client().await,
+        key(&fixture, "k"),
+        owner(),
+    );
+    let asked = Moment::now();
+    take(&a, &key, &holder, HOLD).await;
+    sleep(50 * MILLISECOND).await;
+    let before = super::remaining(&b, &key).await;
+    for ttl in [MILLISECOND * 10, HOLD, 2 * HOLD] {
+        assert!(matches!(
+            attempt(&b, &key, &owner(), ttl).await,
+            Attempt::Busy(_)
+        ));
+    }
+    assert!(
+        super::remaining(&b, &key).await <= before,
+        "a refused attempt prolonged the entry"
+    );
+    assert_lasts(&a, &key, HOLD, asked).await;
+    assert_eq!(release(&a, &key, &holder).await, Ownership::Held);
+}
+
+/// Of sixteen attempts at the same time, exactly one is granted, many times over.
+pub async fn of_many_concurrent_attempts_one_is_granted<F: Fixture>(fixture: F) {
+    let mut clients = Vec::new();
+    for _ in 0..16 {
+        clients.push(Arc::new(fixture.client().await));
+    }
+    for _ in 0..20 {
+        let key = key(&fixture, "k");
+        let mut attempts = JoinSet::new();
+        for client in &clients {
+            let (client, key) = (Arc::clone(client), key.clone());
+            attempts.spawn(async move { attempt(&*client, &key, &owner(), HOLD).await });
+        }
+        let granted = attempts.join_all().await;
+        let granted = granted
+            .iter()
+            .filter(|answer| matches!(answer, Attempt::Granted(_)))
+            .count();
+        assert_eq!(granted, 1, "of 16 concurrent attempts for {key}");
+    }
+}
+
+/// Sixteen tasks that take and release one key are never inside at the same time.
+pub async fn two_holds_never_overlap<F: Fixture>(fixture: F) {
+    let (key, inside) = (key(&fixture, "k"), Arc::new(AtomicUsize::new(0)));
+    let mut tasks = JoinSet::new();
+    for task in 0..16 {
+        let (client, key, inside) = (fixture.client().await, key.clone(), Arc::clone(&inside));
+        tasks.spawn(async move {
+            let mut sections = 0;
+            while sections < 8 {
+                let owner = owner();
+                if let Attempt::Granted(_) = attempt(&client, &key, &owner, HOLD).await {
+                    assert_eq!(
+                        inside.fetch_add(1, Ordering::SeqCst),
+                        0,
+                        "two holds at a time"
+                    );
+                    sleep(MILLISECOND).await;
+                    inside.fetch_sub(1, Ordering::SeqCst);
+                    assert_eq!(release(&client, &key, &owner).await, Ownership::Held);
+                    sections += 1;
+                }
+                sleep(MILLISECOND * (1 + task % 3)).await;
+            }
+        });
+    }
+    tasks.join_all().await;
+}

@@ -1,0 +1,140 @@
+//! Fencing tokens grow with every grant of a key. Promise 4 of `try_acquire`.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use lock_core::{
+    AcquireRequest, Attempt, FencingRange, Grant, LockBackend, LockKey, MAX_TOKENS, Owner,
+    Ownership, Renew,
+};
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+
+use super::{HOLD, MILLISECOND, key, owner, release, renew, take_and_let_end};
+use crate::fixture::{Fixture, lacks};
+
+/// A thousand grants to ten clients, with renewals in between, get blocks that grow and never overlap.
+pub async fn tokens_rise_over_a_thousand_grants<F: Fixture>(fixture: F) {
+    if lacks("fencing", fixture.client().await.capabilities().fencing) {
+        return;
+    }
+    // Written while holding, so in the order of the grants.
+    let (key, blocks) = (key(&fixture, "k"), Arc::new(Mutex::new(Vec::new())));
+    let mut tasks = JoinSet::new();
+    for task in 0..10_u16 {
+        let (client, key, blocks) = (fixture.client().await, key.clone(), Arc::clone(&blocks));
+        tasks.spawn(async move {
+            let mut grants = 0;
+            while grants < 100 {
+                let owner = owner();
+                let request = AcquireRequest::new(&key, &owner, HOLD).with_tokens(1 + grants % 3);
+                match client
+                    .try_acquire(request)
+                    .await
+                    .expect("an attempt is answered")
+                {
+                    Attempt::Busy(_) => sleep(MILLISECOND * u32::from(1 + task % 3)).await,
+                    Attempt::Granted(grant) => {
+                        let block = block(grant);
+                        blocks
+                            .lock()
+                            .unwrap_or_else(PoisonError::into_inner)
+                            .push(block);
+                        if grants % 10 == 0 {
+                            renew(&client, &key, &owner, HOLD, Renew::AtLeast).await;
+                        }
+                        assert_eq!(release(&client, &key, &owner).await, Ownership::Held);
+                        grants += 1;
+                    }
+                }
+            }
+        });
+    }
+    tasks.join_all().await;
+    let blocks = blocks.lock().unwrap_or_else(PoisonError::into_inner);
+    assert_eq!(blocks.len(), 1000);
+    for pair in blocks.windows(2) {
+        assert!(
+            pair[0].last() < pair[1].first(),
+            "{:?} came before {:?}",
+            pair[0],
+            pair[1]
+        );
+    }
+}
+
+/// A grant has at least one token and no more than were asked for.
+pub async fn blocks_have_the_size_asked_for_and_are_given_once<F: Fixture>(fixture: F) {
+    let client = fixture.client().await;
+    if lacks("fencing", client.capabilities().fencing) {
+        return;
+    }
+    let key = key(&fixture, "k");
+    let mut newest = 0;
+    for tokens in [1, 2, 5, MAX_TOKENS, 1] {
+        let block = take_block(&client, &key, &owner(), tokens).await;
+        let (first, last) = (block.first().get(), block.last().get());
+        assert!(first > newest, "{block:?} after {newest}");
+        assert!(
+            last - first < u64::from(tokens),
+            "{block:?} for {tokens} tokens"
+        );
+        newest = last;
+    }
+}
+
+/// The next token is greater although the entry before ended or was deleted, and the counter's key may be idle.
+pub async fn tokens_rise_across_expiry_and_eviction<F: Fixture>(fixture: F) {
+    let client = fixture.client().await;
+    if lacks("fencing", client.capabilities().fencing) {
+        return;
+    }
+    let key = key(&fixture, "k");
+    let mut newest = take_block(&client, &key, &owner(), 3).await.last();
+    for _ in 0..2 {
+        let next = block(take_and_let_end(&fixture, &client, &key, &owner()).await);
+        assert!(next.first() > newest, "{next:?} after {newest}");
+        newest = next.last();
+    }
+    if fixture.evict(&key).await {
+        let next = take_block(&client, &key, &owner(), 1).await;
+        assert!(next.first() > newest, "{next:?} after {newest}");
+    }
+}
+
+/// Tokens stay below 2^53, so that every store and every JSON reader carries them.
+pub async fn tokens_fit_into_53_bits<F: Fixture>(fixture: F) {
+    let client = fixture.client().await;
+    if lacks("fencing", client.capabilities().fencing) {
+        return;
+    }
+    let block = take_block(&client, &key(&fixture, "k"), &owner(), MAX_TOKENS).await;
+    assert!(
+        block.first().get() > 0 && block.last().get() < 1 << 53,
+        "{block:?}"
+    );
+}
+
+fn block(grant: Grant) -> FencingRange {
+    grant
+        .fencing
+        .expect("a store that declares fencing gives tokens")
+}
+
+/// Takes `key`, which is free, with a block of tokens, and releases it.
+async fn take_block(
+    client: &impl LockBackend,
+    key: &LockKey,
+    owner: &Owner,
+    tokens: u16,
+) -> FencingRange {
+    let request = AcquireRequest::new(key, owner, HOLD).with_tokens(tokens);
+    let answer = client
+        .try_acquire(request)
+        .await
+        .expect("an attempt is answered");
+    let Attempt::Granted(grant) = answer else {
+        panic!("{key} is free and was refused")
+    };
+    assert_eq!(release(client, key, owner).await, Ownership::Held);
+    block(grant)
+}

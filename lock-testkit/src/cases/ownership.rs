@@ -1,0 +1,97 @@
+//! Only the owner gives the key back. Promise 5 of the contract, and `release`.
+
+use lock_core::{Moment, Owner, Ownership};
+
+use super::{
+    HOLD, assert_lasts, is_free, key, labelled, owner, refused, release, take, take_and_let_end,
+};
+use crate::fixture::Fixture;
+
+/// Released is free at once, for everybody.
+pub async fn a_release_frees_the_key<F: Fixture>(fixture: F) {
+    let (a, b, key, holder) = (
+        fixture.client().await,
+        fixture.client().await,
+        key(&fixture, "k"),
+        owner(),
+    );
+    assert_eq!(
+        release(&a, &key, &holder).await,
+        Ownership::Absent,
+        "never held"
+    );
+    take(&a, &key, &holder, HOLD).await;
+    // From another client: ownership goes by owner, not by connection.
+    assert_eq!(release(&b, &key, &holder).await, Ownership::Held);
+    assert!(is_free(&a, &key).await);
+    take(&b, &key, &owner(), HOLD).await;
+}
+
+/// The second release finds nothing, or somebody else whom it leaves alone.
+pub async fn releasing_twice_is_harmless<F: Fixture>(fixture: F) {
+    let (a, b, key, holder) = (
+        fixture.client().await,
+        fixture.client().await,
+        key(&fixture, "k"),
+        owner(),
+    );
+    take(&a, &key, &holder, HOLD).await;
+    assert_eq!(release(&a, &key, &holder).await, Ownership::Held);
+    assert_eq!(release(&a, &key, &holder).await, Ownership::Absent);
+    let asked = Moment::now();
+    let next = owner();
+    take(&b, &key, &next, HOLD).await;
+    assert_eq!(release(&a, &key, &holder).await, Ownership::Taken);
+    assert_lasts(&b, &key, HOLD, asked).await;
+    assert_eq!(release(&b, &key, &next).await, Ownership::Held);
+}
+
+/// A release by somebody else changes nothing.
+pub async fn a_stranger_cannot_release<F: Fixture>(fixture: F) {
+    let (a, b, key, holder) = (
+        fixture.client().await,
+        fixture.client().await,
+        key(&fixture, "k"),
+        owner(),
+    );
+    let asked = Moment::now();
+    take(&a, &key, &holder, HOLD).await;
+    assert_eq!(release(&b, &key, &owner()).await, Ownership::Taken);
+    assert_lasts(&a, &key, HOLD, asked).await;
+    refused(&b, &key, &owner()).await;
+}
+
+/// Owners whose texts begin alike, or have the same label, are different owners.
+pub async fn the_whole_owner_is_compared<F: Fixture>(fixture: F) {
+    let (client, key, holder) = (
+        fixture.client().await,
+        key(&fixture, "k"),
+        labelled("web-1"),
+    );
+    take(&client, &key, &holder, HOLD).await;
+    let token = &holder.expose()[..32];
+    let others = [
+        Owner::from_exposed(token),
+        Owner::from_exposed(format!("{token}:web-12")),
+        Owner::from_exposed(format!("{token}:web")),
+        Owner::from_exposed(holder.expose().to_uppercase()),
+        labelled("web-1"),
+    ];
+    for other in others {
+        assert_eq!(release(&client, &key, &other).await, Ownership::Taken);
+        refused(&client, &key, &other).await;
+    }
+    assert_eq!(release(&client, &key, &holder).await, Ownership::Held);
+}
+
+/// A holder whose ttl is over does not release the next one's entry, also where both use one client.
+pub async fn a_late_release_leaves_the_next_holder_alone<F: Fixture>(fixture: F) {
+    let (client, key, late, next) = (fixture.client().await, key(&fixture, "k"), owner(), owner());
+    take_and_let_end(&fixture, &client, &key, &late).await;
+    assert_eq!(release(&client, &key, &late).await, Ownership::Absent);
+    let asked = Moment::now();
+    take(&client, &key, &next, HOLD).await;
+    assert_eq!(release(&client, &key, &late).await, Ownership::Taken);
+    assert_lasts(&client, &key, HOLD, asked).await;
+    assert_eq!(release(&client, &key, &next).await, Ownership::Held);
+}

@@ -1,0 +1,40 @@
+//! The honest store keeps every promise: the model and the cases agree.
+
+use std::time::Duration;
+
+use lock_core::LockKey;
+use lock_testkit::{Fixture, Scripted};
+
+/// With `LATENCY` the clients are a network away, so that their calls can be dropped halfway.
+struct Honest<const LATENCY: u64>(Scripted);
+
+impl<const LATENCY: u64> Fixture for Honest<LATENCY> {
+    type Backend = Scripted;
+    const PAUSED: bool = true;
+
+    async fn start() -> Self {
+        Self(Scripted::honest().with_latency(Duration::from_millis(LATENCY)))
+    }
+
+    async fn client(&self) -> Scripted {
+        self.0.clone()
+    }
+
+    async fn evict(&self, key: &LockKey) -> bool {
+        self.0.evict(key.as_str());
+        true
+    }
+
+    async fn expire(&self, key: &LockKey) -> bool {
+        self.0.expire(key.as_str());
+        true
+    }
+}
+
+mod near {
+    lock_testkit::conformance!(super::Honest<0>);
+}
+
+mod far {
+    lock_testkit::conformance!(super::Honest<2>);
+}
