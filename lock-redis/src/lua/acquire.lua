@@ -1,4 +1,5 @@
--- Takes a lock. KEYS: lock, fencing counter. ARGV: owner, ttl (ms), tokens, owner to take over from or ''.
+-- Takes a lock. KEYS: lock, fencing counter. ARGV: owner, ttl (ms), tokens, owner to take over from or '',
+-- '1' to check permissions.
 --
 -- A free lock is taken by SET NX first, then counted for; if counting fails the entry is deleted again, and
 -- nobody has seen it, because a script runs alone. That is one command less on the common path than looking
@@ -21,7 +22,18 @@ local function reserve()
   return {'granted', first, last}
 end
 
+-- Runs what renewing, releasing and looking need on a lock that is free, where it does nothing. So a missing
+-- permission shows now, and not when the lock is to be given back.
+local function check()
+  if call('TYPE', lock).ok ~= 'none' then return end
+  call('GETRANGE', lock, 0, 0)
+  call('PTTL', lock)
+  call('PEXPIRE', lock, ttl)
+  call('DEL', lock)
+end
+
 local function acquire()
+  if ARGV[5] == '1' then check() end
   local taken
   if from == '' then
     taken = redis.pcall('SET', lock, owner, 'NX', 'PX', ttl)
