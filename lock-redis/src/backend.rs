@@ -26,6 +26,9 @@ pub const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// gives an operation by default (2 s).
 pub const DEFAULT_RESPONSE_TIMEOUT: Duration = Duration::from_millis(1900);
 
+/// How long a fencing counter outlives its last use at least; ten times the ttl if that is longer.
+const COUNTER_KEPT: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// Locks on one Redis server. Clones share the connection.
 ///
 /// `C` is the connection where it was [made elsewhere](Self::from_connection); else leave it out.
@@ -181,6 +184,7 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> LockBackend for RedisBac
         let ttl = milliseconds(request.ttl);
         let tokens = request.tokens.clamp(1, MAX_TOKENS).to_string();
         let from = request.from.map_or("", Owner::expose);
+        let keep = milliseconds(COUNTER_KEPT.max(request.ttl.saturating_mul(10)));
         let check = if self.checked.load(Ordering::Relaxed) {
             ""
         } else {
@@ -191,12 +195,14 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> LockBackend for RedisBac
             .run(
                 &scripts::ACQUIRE,
                 &[key.as_str(), &fence],
-                &[request.owner.expose(), &ttl, &tokens, from, check],
+                &[request.owner.expose(), &ttl, &tokens, from, &keep, check],
             )
             .await?;
         match Answer::of(&reply, &fence)? {
             Answer::Granted(fencing) => {
-                self.checked.store(true, Ordering::Relaxed);
+                if request.from.is_none() {
+                    self.checked.store(true, Ordering::Relaxed);
+                }
                 Ok(Attempt::Granted(Grant::new(Some(fencing))))
             }
             Answer::Busy(holder) => Ok(Attempt::Busy(Busy::new(holder))),

@@ -4,7 +4,7 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -254,10 +254,7 @@ impl Own {
         if let Some(live) = self.current.load_full() {
             return Ok(live);
         }
-        let mut opening = match self.opening()? {
-            Ok(live) => return Ok(live),
-            Err(opening) => opening,
-        };
+        let mut opening = self.opening()?;
         match opening.result.wait_for(Option::is_some).await.as_deref() {
             Ok(Some(result)) => result.clone(),
             _ => Err(BackendError::transient(
@@ -269,36 +266,39 @@ impl Own {
     /// Joins the task that makes a connection, or starts it. It is a task because a caller with little time may
     /// go before a connection is made, and the next one must not have to begin again. A task on another runtime
     /// is not waited for: nobody may be driving that.
-    fn opening(self: &Arc<Self>) -> Result<Result<Arc<Live>, Opening>, BackendError> {
-        let runtime = Handle::try_current().map_err(|_| {
+    fn opening(self: &Arc<Self>) -> Result<Opening, BackendError> {
+        let handle = Handle::try_current().map_err(|_| {
             BackendError::transient("connecting needs a tokio runtime, and there is none here")
         })?;
-        let mut slot = self.opening.lock().unwrap_or_else(PoisonError::into_inner);
-        // Made since the caller looked.
+        let runtime = handle.id();
+        let mut slot = self.slot();
         if let Some(live) = self.current.load_full() {
-            return Ok(Ok(live));
+            // Made since the caller looked.
+            let (_, result) = watch::channel(Some(Ok(live)));
+            return Ok(Opening { runtime, result });
         }
         if let Some(opening) = slot.as_ref()
-            && opening.runtime == runtime.id()
+            && opening.runtime == runtime
             // The sender travels in the task, so that a task that was dropped unfinished blocks nobody.
             && opening.result.has_changed().is_ok()
-            && opening.result.borrow().is_none()
         {
-            return Ok(Err(opening.clone()));
+            return Ok(opening.clone());
         }
         let (answer, result) = watch::channel(None);
-        let opening = Opening {
-            runtime: runtime.id(),
-            result,
-        };
+        let opening = Opening { runtime, result };
         *slot = Some(opening.clone());
         drop(slot);
         let own = Arc::clone(self);
-        runtime.spawn(async move {
+        handle.spawn(async move {
             let result = own.open().await;
+            own.slot().take_if(|opening| opening.runtime == runtime);
             answer.send_replace(Some(result));
         });
-        Ok(Err(opening))
+        Ok(opening)
+    }
+
+    fn slot(&self) -> MutexGuard<'_, Option<Opening>> {
+        self.opening.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn open(self: &Arc<Self>) -> Result<Arc<Live>, BackendError> {

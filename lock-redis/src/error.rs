@@ -119,8 +119,10 @@ fn server_text(error: &RedisError) -> Option<String> {
     })
 }
 
+/// A server that has not let us in also says so by refusing requests that are long ("unauthenticated multibulk").
 fn is_about_credentials(text: &str) -> bool {
     ["NOAUTH", "WRONGPASS"].contains(&code(text))
+        || text.contains("Protocol error: unauthenticated")
 }
 
 /// Whether the server always says this instead of running a command.

@@ -27,8 +27,8 @@ macro_rules! script {
 }
 
 script!(
-    /// KEYS: lock, fencing counter. ARGV: owner, ttl (ms), tokens, owner to take over from or empty, `1` to check
-    /// permissions.
+    /// KEYS: lock, fencing counter. ARGV: owner, ttl (ms), tokens, owner to take over from or empty, how long
+    /// the counter is kept (ms), `1` to check permissions.
     ACQUIRE, "lua/acquire.lua"
 );
 script!(
