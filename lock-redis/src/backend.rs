@@ -2,13 +2,15 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::future::join_all;
 use lock_core::{
-    AcquireRequest, Attempt, BackendError, BackendErrorKind, Busy, Capabilities, FencingRange, FencingToken, Grant,
-    Holder, LockBackend, LockKey, MAX_TOKENS, Owner, Ownership, Renew, RenewRequest, Wakeups,
+    AcquireRequest, Attempt, BackendError, BackendErrorKind, Busy, Capabilities, FencingRange,
+    FencingToken, Grant, Holder, LockBackend, LockKey, MAX_TOKENS, Owner, Ownership, Renew,
+    RenewRequest, Wakeups,
 };
 use redis::Value;
 use redis::aio::{ConnectionLike, ConnectionManager};
@@ -24,6 +26,9 @@ pub const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// gives an operation by default (2 s).
 pub const DEFAULT_RESPONSE_TIMEOUT: Duration = Duration::from_millis(1900);
 
+/// How long a fencing counter outlives its last use at least; ten times the ttl if that is longer.
+const COUNTER_KEPT: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// Locks on one Redis server. Clones share the connection.
 ///
 /// `C` is the connection where it was [made elsewhere](Self::from_connection); else leave it out.
@@ -32,6 +37,8 @@ pub struct RedisBackend<C = ConnectionManager> {
     link: Link<C>,
     hub: Option<Arc<Hub>>,
     resends: bool,
+    /// Whether the server let us run every command that the scripts need: asked with the first attempt.
+    checked: Arc<AtomicBool>,
 }
 
 impl RedisBackend {
@@ -53,7 +60,6 @@ impl RedisBackend {
     }
 
     /// As [`connect`](Self::connect), with settings.
-    #[must_use]
     pub fn builder(url: impl AsRef<str>) -> RedisBackendBuilder {
         RedisBackendBuilder {
             url: url.as_ref().to_owned(),
@@ -65,7 +71,11 @@ impl RedisBackend {
     /// Uses a client with settings that a URL cannot express, such as TLS certificates. Connects at the first call.
     #[must_use]
     pub fn from_client(client: redis::Client) -> Self {
-        Self::own(Target::of_client(client, DEFAULT_CONNECT_TIMEOUT, DEFAULT_RESPONSE_TIMEOUT))
+        Self::own(Target::of_client(
+            client,
+            DEFAULT_CONNECT_TIMEOUT,
+            DEFAULT_RESPONSE_TIMEOUT,
+        ))
     }
 
     /// Uses a connection manager that the application has already.
@@ -75,13 +85,16 @@ impl RedisBackend {
     #[must_use]
     pub fn from_manager(manager: ConnectionManager) -> Self {
         // A manager never sends a request twice.
-        Self { link: Link::Given(manager), hub: None, resends: false }
+        Self::over(Link::Given(manager), false)
     }
 
     fn own(target: Target) -> Self {
         let target = Arc::new(target);
         let hub = Hub::new(Arc::clone(&target));
-        Self { link: Link::Own(Own::new(target)), hub: Some(hub), resends: false }
+        Self {
+            hub: Some(hub),
+            ..Self::over(Link::Own(Own::new(target)), false)
+        }
     }
 }
 
@@ -90,7 +103,16 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> RedisBackend<C> {
     /// woken, and repairing the connection is up to who made it.
     #[must_use]
     pub fn from_connection(connection: C) -> Self {
-        Self { link: Link::Given(connection), hub: None, resends: true }
+        Self::over(Link::Given(connection), true)
+    }
+
+    fn over(link: Link<C>, resends: bool) -> Self {
+        Self {
+            link,
+            hub: None,
+            resends,
+            checked: Arc::default(),
+        }
     }
 }
 
@@ -162,12 +184,27 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> LockBackend for RedisBac
         let ttl = milliseconds(request.ttl);
         let tokens = request.tokens.clamp(1, MAX_TOKENS).to_string();
         let from = request.from.map_or("", Owner::expose);
+        let keep = milliseconds(COUNTER_KEPT.max(request.ttl.saturating_mul(10)));
+        let check = if self.checked.load(Ordering::Relaxed) {
+            ""
+        } else {
+            "1"
+        };
         let reply = self
             .link
-            .run(&scripts::ACQUIRE, &[key.as_str(), &fence], &[request.owner.expose(), &ttl, &tokens, from])
+            .run(
+                &scripts::ACQUIRE,
+                &[key.as_str(), &fence],
+                &[request.owner.expose(), &ttl, &tokens, from, &keep, check],
+            )
             .await?;
         match Answer::of(&reply, &fence)? {
-            Answer::Granted(fencing) => Ok(Attempt::Granted(Grant::new(Some(fencing)))),
+            Answer::Granted(fencing) => {
+                if request.from.is_none() {
+                    self.checked.store(true, Ordering::Relaxed);
+                }
+                Ok(Attempt::Granted(Grant::new(Some(fencing))))
+            }
             Answer::Busy(holder) => Ok(Attempt::Busy(Busy::new(holder))),
             // Nothing to take over.
             Answer::Owner(Ownership::Absent) => Ok(Attempt::Busy(Busy::new(Holder::new()))),
@@ -175,21 +212,32 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> LockBackend for RedisBac
         }
     }
 
-    async fn renew<'a>(&self, renewals: &'a [RenewRequest<'a>]) -> Vec<Result<Ownership, BackendError>> {
-        let chunks = renewals.chunks(scripts::RENEWALS_AT_ONCE).map(|chunk| self.renew_chunk(chunk));
+    async fn renew<'a>(
+        &self,
+        renewals: &'a [RenewRequest<'a>],
+    ) -> Vec<Result<Ownership, BackendError>> {
+        let chunks = renewals
+            .chunks(scripts::RENEWALS_AT_ONCE)
+            .map(|chunk| self.renew_chunk(chunk));
         join_all(chunks).await.into_iter().flatten().collect()
     }
 
     async fn release(&self, key: &LockKey, owner: &Owner) -> Result<Ownership, BackendError> {
         let wake = keys::wake(key)?;
         let args = [owner.expose(), &wake, scripts::PUBLISH];
-        let reply = self.link.run(&scripts::RELEASE, &[key.as_str()], &args).await?;
+        let reply = self
+            .link
+            .run(&scripts::RELEASE, &[key.as_str()], &args)
+            .await?;
         Answer::of(&reply, "")?.ownership()
     }
 
     async fn inspect(&self, key: &LockKey) -> Result<Option<Holder>, BackendError> {
         let fence = keys::fence(key)?;
-        let reply = self.link.run(&scripts::INSPECT, &[key.as_str(), &fence], &[]).await?;
+        let reply = self
+            .link
+            .run(&scripts::INSPECT, &[key.as_str(), &fence], &[])
+            .await?;
         match Answer::of(&reply, &fence)? {
             Answer::Busy(holder) => Ok(Some(holder)),
             Answer::Owner(Ownership::Absent) => Ok(None),
@@ -207,26 +255,39 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> LockBackend for RedisBac
     }
 
     fn wakeups(&self) -> Option<Arc<dyn Wakeups>> {
-        self.hub.as_ref().map(|hub| Arc::new(RedisWakeups(Arc::clone(hub))) as Arc<dyn Wakeups>)
+        self.hub
+            .as_ref()
+            .map(|hub| Arc::new(RedisWakeups(Arc::clone(hub))) as Arc<dyn Wakeups>)
     }
 }
 
 impl<C: ConnectionLike + Clone + Send + Sync + 'static> RedisBackend<C> {
-    async fn renew_chunk(&self, chunk: &[RenewRequest<'_>]) -> Vec<Result<Ownership, BackendError>> {
+    async fn renew_chunk(
+        &self,
+        chunk: &[RenewRequest<'_>],
+    ) -> Vec<Result<Ownership, BackendError>> {
         let keys: Vec<_> = chunk.iter().map(|renewal| renewal.key.as_str()).collect();
-        let ttls: Vec<_> = chunk.iter().map(|renewal| milliseconds(renewal.ttl)).collect();
+        let ttls: Vec<_> = chunk
+            .iter()
+            .map(|renewal| milliseconds(renewal.ttl))
+            .collect();
         let args: Vec<_> = chunk
             .iter()
             .zip(&ttls)
             .flat_map(|(renewal, ttl)| {
-                let exactly = if renewal.how == Renew::Exactly { "1" } else { "" };
+                let exactly = if renewal.how == Renew::Exactly {
+                    "1"
+                } else {
+                    ""
+                };
                 [renewal.owner.expose(), ttl.as_str(), exactly]
             })
             .collect();
         match self.link.run(&scripts::RENEW, &keys, &args).await {
-            Ok(Value::Array(replies)) if replies.len() == chunk.len() => {
-                replies.iter().map(|reply| Answer::of(reply, "")?.ownership()).collect()
-            }
+            Ok(Value::Array(replies)) if replies.len() == chunk.len() => replies
+                .iter()
+                .map(|reply| Answer::of(reply, "")?.ownership())
+                .collect(),
             Ok(_) => chunk.iter().map(|_| Err(error::senseless())).collect(),
             Err(error) => chunk.iter().map(|_| Err(error.clone())).collect(),
         }
@@ -242,7 +303,9 @@ enum Answer {
 
 impl Answer {
     fn of(reply: &Value, fence: &str) -> Result<Self, BackendError> {
-        let Value::Array(parts) = reply else { return Err(error::senseless()) };
+        let Value::Array(parts) = reply else {
+            return Err(error::senseless());
+        };
         let text = |index: usize| match parts.get(index) {
             Some(Value::BulkString(bytes)) => String::from_utf8_lossy(bytes),
             Some(Value::SimpleString(text)) => text.as_str().into(),
@@ -254,8 +317,13 @@ impl Answer {
         };
         match &*text(0) {
             "granted" => {
-                let (Some(first), Some(last)) = (number(1), number(2)) else { return Err(error::senseless()) };
-                Ok(Self::Granted(FencingRange::new(FencingToken::new(first), FencingToken::new(last))))
+                let (Some(first), Some(last)) = (number(1), number(2)) else {
+                    return Err(error::senseless());
+                };
+                Ok(Self::Granted(FencingRange::new(
+                    FencingToken::new(first),
+                    FencingToken::new(last),
+                )))
             }
             "busy" => {
                 let last = number(3).filter(|last| *last > 0);
@@ -269,14 +337,17 @@ impl Answer {
             "held" => Ok(Self::Owner(Ownership::Held)),
             "absent" => Ok(Self::Owner(Ownership::Absent)),
             "taken" => Ok(Self::Owner(Ownership::Taken)),
-            "conflict" => Err(BackendError::new(BackendErrorKind::Conflict, format!("a {}", text(1)))),
+            "conflict" => Err(BackendError::new(
+                BackendErrorKind::Conflict,
+                format!("a {}", text(1)),
+            )),
             "counter" => Err(BackendError::permanent(format!(
                 "the fencing counter {fence:?} holds {}; remove it",
                 text(1)
             ))),
-            "unnumbered" => {
-                Err(BackendError::unknown(format!("granted before, but the fencing counter {fence:?} is gone")))
-            }
+            "unnumbered" => Err(BackendError::unknown(format!(
+                "granted before, but the fencing counter {fence:?} is gone"
+            ))),
             "failed" => Err(error::refused_in_script(&text(1), &text(2))),
             "left" => Err(BackendError::unknown(format!(
                 "the lock may stand without an owner until its ttl ends: {}",
@@ -325,7 +396,9 @@ mod tests {
             Value::Array(vec![word("what")]),
             Value::Array(vec![Value::BulkString(vec![0xff; 1 << 20])]),
         ] {
-            let Err(error) = Answer::of(&odd, "") else { panic!("{odd:?} is accepted") };
+            let Err(error) = Answer::of(&odd, "") else {
+                panic!("{odd:?} is accepted")
+            };
             assert!(error.may_have_been_applied());
         }
     }

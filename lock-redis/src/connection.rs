@@ -4,15 +4,15 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use lock_core::BackendError;
 use redis::aio::{ConnectionLike, MultiplexedConnection, PubSub};
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, ConnectionInfo, IntoConnectionInfo, ProtocolVersion, PushInfo, PushKind,
-    RedisError, Value,
+    AsyncConnectionConfig, Client, Cmd, ConnectionInfo, IntoConnectionInfo, ProtocolVersion,
+    PushInfo, PushKind, RedisError, Value,
 };
 use tokio::runtime::{Handle, Id};
 use tokio::sync::watch;
@@ -40,9 +40,13 @@ impl Target {
         connect_timeout: Duration,
         response_timeout: Duration,
     ) -> Result<Self, BackendError> {
-        let info = url.into_connection_info().map_err(|error| error::malformed_url(&error))?;
+        let info = url
+            .into_connection_info()
+            .map_err(|error| error::malformed_url(&error))?;
         let chosen = url.split_once('?').is_some_and(|(_, query)| {
-            query.split('&').any(|pair| pair.split('=').next() == Some("protocol"))
+            query
+                .split('&')
+                .any(|pair| pair.split('=').next() == Some("protocol"))
         });
         let open = |protocol: Option<ProtocolVersion>| {
             Client::open(tuned(&info, protocol)).map_err(|error| error::malformed_url(&error))
@@ -50,15 +54,36 @@ impl Target {
         let (client, fallback) = if chosen {
             (open(None)?, None)
         } else {
-            (open(Some(ProtocolVersion::RESP3))?, Some(open(Some(ProtocolVersion::RESP2))?))
+            (
+                open(Some(ProtocolVersion::RESP3))?,
+                Some(open(Some(ProtocolVersion::RESP2))?),
+            )
         };
-        Ok(Self { address: info.addr().to_string(), client, fallback, connect_timeout, response_timeout })
+        Ok(Self {
+            address: info.addr().to_string(),
+            client,
+            fallback,
+            connect_timeout,
+            response_timeout,
+        })
     }
 
     /// The server of a client that was made elsewhere, with all its settings.
-    pub(crate) fn of_client(client: Client, connect_timeout: Duration, response_timeout: Duration) -> Self {
-        let address = client.get_connection_info().addr().to_string();
-        Self { client, fallback: None, address, connect_timeout, response_timeout }
+    pub(crate) fn of_client(
+        client: Client,
+        connect_timeout: Duration,
+        response_timeout: Duration,
+    ) -> Self {
+        let info = client.get_connection_info();
+        let address = info.addr().to_string();
+        let client = Client::open(tuned(info, None)).unwrap_or(client);
+        Self {
+            client,
+            fallback: None,
+            address,
+            connect_timeout,
+            response_timeout,
+        }
     }
 
     /// Connects; `on_disconnect` is called when the server closes the connection, if the protocol tells.
@@ -72,7 +97,9 @@ impl Target {
                 let mut config = AsyncConnectionConfig::new()
                     .set_connection_timeout(None)
                     .set_response_timeout(Some(self.response_timeout));
-                if client.get_connection_info().redis_settings().protocol() == ProtocolVersion::RESP3 {
+                if client.get_connection_info().redis_settings().protocol()
+                    == ProtocolVersion::RESP3
+                {
                     config = config.set_push_sender(move |push: PushInfo| -> Result<(), ()> {
                         if push.kind == PushKind::Disconnection {
                             on_disconnect();
@@ -80,7 +107,9 @@ impl Target {
                         Ok(())
                     });
                 }
-                client.get_multiplexed_async_connection_with_config(&config).await
+                client
+                    .get_multiplexed_async_connection_with_config(&config)
+                    .await
             }
         })
         .await
@@ -88,7 +117,8 @@ impl Target {
 
     /// A connection of its own for subscriptions.
     pub(crate) async fn subscribe(&self) -> Result<PubSub, BackendError> {
-        self.with_protocol(|client| async move { client.get_async_pubsub().await }).await
+        self.with_protocol(|client| async move { client.get_async_pubsub().await })
+            .await
     }
 
     /// Makes a connection within the connect timeout, with the fallback's protocol if need be.
@@ -98,7 +128,9 @@ impl Target {
     ) -> Result<T, BackendError> {
         let attempts = async {
             match (open(&self.client).await, &self.fallback) {
-                (Err(error), Some(fallback)) if error::is_about_protocol(&error) => open(fallback).await,
+                (Err(error), Some(fallback)) if error::is_about_protocol(&error) => {
+                    open(fallback).await
+                }
                 (result, _) => result,
             }
         };
@@ -126,7 +158,9 @@ fn tuned(info: &ConnectionInfo, protocol: Option<ProtocolVersion>) -> Connection
         settings = settings.set_protocol(protocol);
     }
     let tcp = info.tcp_settings().clone().set_nodelay(true);
-    info.clone().set_redis_settings(settings).set_tcp_settings(tcp)
+    info.clone()
+        .set_redis_settings(settings)
+        .set_tcp_settings(tcp)
 }
 
 /// The connection that all calls of a backend share.
@@ -203,7 +237,11 @@ struct Opening {
 
 impl Own {
     pub(crate) fn new(target: Arc<Target>) -> Arc<Self> {
-        Arc::new(Self { target, current: ArcSwapOption::empty(), opening: Mutex::new(None) })
+        Arc::new(Self {
+            target,
+            current: ArcSwapOption::empty(),
+            opening: Mutex::new(None),
+        })
     }
 
     /// Makes a connection now, to learn whether that works.
@@ -216,45 +254,51 @@ impl Own {
         if let Some(live) = self.current.load_full() {
             return Ok(live);
         }
-        let mut opening = match self.opening()? {
-            Ok(live) => return Ok(live),
-            Err(opening) => opening,
-        };
+        let mut opening = self.opening()?;
         match opening.result.wait_for(Option::is_some).await.as_deref() {
             Ok(Some(result)) => result.clone(),
-            _ => Err(BackendError::transient("connecting was cut off by the end of a runtime")),
+            _ => Err(BackendError::transient(
+                "connecting was cut off by the end of a runtime",
+            )),
         }
     }
 
     /// Joins the task that makes a connection, or starts it. It is a task because a caller with little time may
     /// go before a connection is made, and the next one must not have to begin again. A task on another runtime
     /// is not waited for: nobody may be driving that.
-    fn opening(self: &Arc<Self>) -> Result<Result<Arc<Live>, Opening>, BackendError> {
-        let runtime = Handle::try_current()
-            .map_err(|_| BackendError::transient("connecting needs a tokio runtime, and there is none here"))?;
-        let mut slot = self.opening.lock().unwrap_or_else(PoisonError::into_inner);
-        // Made since the caller looked.
+    fn opening(self: &Arc<Self>) -> Result<Opening, BackendError> {
+        let handle = Handle::try_current().map_err(|_| {
+            BackendError::transient("connecting needs a tokio runtime, and there is none here")
+        })?;
+        let runtime = handle.id();
+        let mut slot = self.slot();
         if let Some(live) = self.current.load_full() {
-            return Ok(Ok(live));
+            // Made since the caller looked.
+            let (_, result) = watch::channel(Some(Ok(live)));
+            return Ok(Opening { runtime, result });
         }
         if let Some(opening) = slot.as_ref()
-            && opening.runtime == runtime.id()
+            && opening.runtime == runtime
             // The sender travels in the task, so that a task that was dropped unfinished blocks nobody.
             && opening.result.has_changed().is_ok()
-            && opening.result.borrow().is_none()
         {
-            return Ok(Err(opening.clone()));
+            return Ok(opening.clone());
         }
         let (answer, result) = watch::channel(None);
-        let opening = Opening { runtime: runtime.id(), result };
+        let opening = Opening { runtime, result };
         *slot = Some(opening.clone());
         drop(slot);
         let own = Arc::clone(self);
-        runtime.spawn(async move {
+        handle.spawn(async move {
             let result = own.open().await;
+            own.slot().take_if(|opening| opening.runtime == runtime);
             answer.send_replace(Some(result));
         });
-        Ok(Err(opening))
+        Ok(opening)
+    }
+
+    fn slot(&self) -> MutexGuard<'_, Option<Opening>> {
+        self.opening.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn open(self: &Arc<Self>) -> Result<Arc<Live>, BackendError> {
@@ -263,13 +307,17 @@ impl Own {
         let on_disconnect = {
             let cell = Arc::clone(&cell);
             move || {
-                if let (Some(own), Some(live)) = (own.upgrade(), cell.get().and_then(Weak::upgrade)) {
+                if let (Some(own), Some(live)) = (own.upgrade(), cell.get().and_then(Weak::upgrade))
+                {
                     own.discard(&live);
                 }
             }
         };
         let connection = self.target.connect(on_disconnect).await?;
-        let live = Arc::new(Live { connection, unanswered: AtomicU32::new(0) });
+        let live = Arc::new(Live {
+            connection,
+            unanswered: AtomicU32::new(0),
+        });
         let _ = cell.set(Arc::downgrade(&live));
         self.current.store(Some(Arc::clone(&live)));
         Ok(live)
@@ -280,7 +328,9 @@ impl Own {
         let unanswered = Unanswered { own: self, live };
         let result = command.query_async(&mut live.connection.clone()).await;
         match &result {
-            Err(error) if error.is_unrecoverable_error() || error::is_read_only(error) => self.discard(live),
+            Err(error) if error.is_unrecoverable_error() || error::is_read_only(error) => {
+                self.discard(live)
+            }
             Err(error) if !error::is_answer(error) => return result,
             _ => {}
         }
@@ -309,7 +359,13 @@ impl Unanswered<'_> {
 
 impl Drop for Unanswered<'_> {
     fn drop(&mut self) {
-        if self.live.unanswered.fetch_add(1, Ordering::Relaxed).saturating_add(1) >= UNANSWERED {
+        if self
+            .live
+            .unanswered
+            .fetch_add(1, Ordering::Relaxed)
+            .saturating_add(1)
+            >= UNANSWERED
+        {
             self.own.discard(self.live);
         }
     }

@@ -27,7 +27,9 @@ pub(crate) fn not_connected(address: &str, error: &RedisError) -> BackendError {
 
 /// The server did not let us in.
 fn refused_credentials(address: &str) -> BackendError {
-    BackendError::permanent(format!("{address} refused the credentials: check user and password"))
+    BackendError::permanent(format!(
+        "{address} refused the credentials: check user and password"
+    ))
 }
 
 /// A request that was handed to a connection got this instead of a reply.
@@ -38,7 +40,11 @@ pub(crate) fn not_answered(error: &RedisError) -> BackendError {
         }
         // Answers of this kind come before a script runs; any other may come from the middle of it.
         Some(text) => {
-            let kind = if is_refusal(&text) { not_applied(&text) } else { BackendErrorKind::Unknown };
+            let kind = if is_refusal(&text) {
+                not_applied(&text)
+            } else {
+                BackendErrorKind::Unknown
+            };
             BackendError::new(kind, format!("the server answered: {}", presentable(&text)))
         }
         None if error.kind() == ErrorKind::AuthenticationFailed => {
@@ -55,12 +61,17 @@ pub(crate) fn not_answered(error: &RedisError) -> BackendError {
 
 /// The server refused `command` inside a script that changed nothing.
 pub(crate) fn refused_in_script(command: &str, text: &str) -> BackendError {
-    BackendError::new(not_applied(text), format!("the server refused {command}: {}", presentable(text)))
+    BackendError::new(
+        not_applied(text),
+        format!("the server refused {command}: {}", presentable(text)),
+    )
 }
 
 /// The server answered something that the script never answers.
 pub(crate) fn senseless() -> BackendError {
-    BackendError::unknown("the server's answer makes no sense: is there something between us and Redis?")
+    BackendError::unknown(
+        "the server's answer makes no sense: is there something between us and Redis?",
+    )
 }
 
 /// The URL is not one of redis-rs.
@@ -69,7 +80,10 @@ pub(crate) fn malformed_url(error: &RedisError) -> BackendError {
     if error.kind() == ErrorKind::InvalidClientConfig && error.to_string().contains("TLS") {
         advice.push_str("; rediss:// needs one of the TLS features of the redis crate");
     }
-    BackendError::new(BackendErrorKind::Invalid, format!("the URL of the Redis server is malformed: {advice}"))
+    BackendError::new(
+        BackendErrorKind::Invalid,
+        format!("the URL of the Redis server is malformed: {advice}"),
+    )
 }
 
 /// Whether the server does not know the script (yet, or any more). It then did nothing.
@@ -85,7 +99,8 @@ pub(crate) fn is_read_only(error: &RedisError) -> bool {
 /// Whether the server refused RESP3 and may speak RESP2.
 pub(crate) fn is_about_protocol(error: &RedisError) -> bool {
     error.kind() == ErrorKind::RESP3NotSupported
-        || server_text(error).is_some_and(|text| text.starts_with("NOPROTO") || text.starts_with("ERR"))
+        || server_text(error)
+            .is_some_and(|text| text.starts_with("NOPROTO") || text.starts_with("ERR"))
 }
 
 /// Whether the server said this, so that the connection works.
@@ -95,19 +110,41 @@ pub(crate) fn is_answer(error: &RedisError) -> bool {
 
 /// An error reply as the server wrote it.
 fn server_text(error: &RedisError) -> Option<String> {
-    matches!(error.kind(), ErrorKind::Server(_) | ErrorKind::Extension)
-        .then(|| format!("{} {}", error.code().unwrap_or("ERR"), error.detail().unwrap_or_default()))
+    matches!(error.kind(), ErrorKind::Server(_) | ErrorKind::Extension).then(|| {
+        format!(
+            "{} {}",
+            error.code().unwrap_or("ERR"),
+            error.detail().unwrap_or_default()
+        )
+    })
 }
 
+/// A server that has not let us in also says so by refusing requests that are long ("unauthenticated multibulk").
 fn is_about_credentials(text: &str) -> bool {
     ["NOAUTH", "WRONGPASS"].contains(&code(text))
+        || text.contains("Protocol error: unauthenticated")
 }
 
 /// Whether the server always says this instead of running a command.
 fn is_refusal(text: &str) -> bool {
     const CODES: [&str; 17] = [
-        "OOM", "MISCONF", "LOADING", "READONLY", "CLUSTERDOWN", "MASTERDOWN", "TRYAGAIN", "NOREPLICAS", "BUSY",
-        "MOVED", "ASK", "CROSSSLOT", "NOPERM", "NOAUTH", "WRONGPASS", "NOSCRIPT", "DENIED",
+        "OOM",
+        "MISCONF",
+        "LOADING",
+        "READONLY",
+        "CLUSTERDOWN",
+        "MASTERDOWN",
+        "TRYAGAIN",
+        "NOREPLICAS",
+        "BUSY",
+        "MOVED",
+        "ASK",
+        "CROSSSLOT",
+        "NOPERM",
+        "NOAUTH",
+        "WRONGPASS",
+        "NOSCRIPT",
+        "DENIED",
     ];
     CODES.contains(&code(text)) || lacks_permission(text) || lacks_command(text)
 }
@@ -115,7 +152,9 @@ fn is_refusal(text: &str) -> bool {
 /// What can be done about a request that was not applied.
 fn not_applied(text: &str) -> BackendErrorKind {
     match code(text) {
-        "NOPERM" | "NOAUTH" | "WRONGPASS" | "DENIED" | "WRONGTYPE" | "CROSSSLOT" => BackendErrorKind::Permanent,
+        "NOPERM" | "NOAUTH" | "WRONGPASS" | "DENIED" | "WRONGTYPE" | "CROSSSLOT" => {
+            BackendErrorKind::Permanent
+        }
         "ERR" if !text.contains("max number of clients") => BackendErrorKind::Permanent,
         _ => BackendErrorKind::Transient,
     }
@@ -137,17 +176,30 @@ fn code(text: &str) -> &str {
 /// The server's text without what it repeats of the request, on one line, bounded.
 fn presentable(text: &str) -> String {
     let text = text.split(", with args").next().unwrap_or_default();
-    text.chars().take(LONGEST_TEXT).map(|c| if c.is_control() { ' ' } else { c }).collect::<String>().trim().into()
+    text.chars()
+        .take(LONGEST_TEXT)
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect::<String>()
+        .trim()
+        .into()
 }
 
 /// An error of the connection itself. The client's errors of other kinds may repeat what was received.
 fn io_text(error: &RedisError) -> String {
-    if error.is_io_error() { presentable(&error.to_string()) } else { error.category().to_owned() }
+    if error.is_io_error() {
+        presentable(&error.to_string())
+    } else {
+        error.category().to_owned()
+    }
 }
 
 /// Keeps the client's error behind ours if it cannot print what was sent or received.
 fn with_source(what: BackendError, error: &RedisError) -> BackendError {
-    if error.is_io_error() { what.with_source(error.clone()) } else { what }
+    if error.is_io_error() {
+        what.with_source(error.clone())
+    } else {
+        what
+    }
 }
 
 #[cfg(test)]
@@ -164,20 +216,60 @@ mod tests {
     fn an_error_is_known_not_applied_only_if_the_server_refused_to_begin() {
         use BackendErrorKind::{Permanent, Transient, Unknown};
         for (code, text, kind) in [
-            ("OOM", "command not allowed when used memory > 'maxmemory'", Transient),
-            ("MISCONF", "Redis is configured to save RDB snapshots", Transient),
-            ("LOADING", "Redis is loading the dataset in memory", Transient),
-            ("READONLY", "You can't write against a read only replica.", Transient),
+            (
+                "OOM",
+                "command not allowed when used memory > 'maxmemory'",
+                Transient,
+            ),
+            (
+                "MISCONF",
+                "Redis is configured to save RDB snapshots",
+                Transient,
+            ),
+            (
+                "LOADING",
+                "Redis is loading the dataset in memory",
+                Transient,
+            ),
+            (
+                "READONLY",
+                "You can't write against a read only replica.",
+                Transient,
+            ),
             ("CLUSTERDOWN", "The cluster is down", Transient),
             ("MASTERDOWN", "Link with MASTER is down", Transient),
-            ("TRYAGAIN", "Multiple keys request during rehashing of slot", Transient),
-            ("NOREPLICAS", "Not enough good replicas to write.", Transient),
+            (
+                "TRYAGAIN",
+                "Multiple keys request during rehashing of slot",
+                Transient,
+            ),
+            (
+                "NOREPLICAS",
+                "Not enough good replicas to write.",
+                Transient,
+            ),
             ("BUSY", "Redis is busy running a script.", Transient),
-            ("NOPERM", "this user has no permissions to run the 'evalsha' command", Permanent),
+            (
+                "NOPERM",
+                "this user has no permissions to run the 'evalsha' command",
+                Permanent,
+            ),
             ("NOAUTH", "Authentication required.", Permanent),
-            ("WRONGPASS", "invalid username-password pair or user is disabled.", Permanent),
-            ("CROSSSLOT", "Keys in request don't hash to the same slot", Permanent),
-            ("ERR", "unknown command 'EVALSHA', with args beginning with: 'secret'", Permanent),
+            (
+                "WRONGPASS",
+                "invalid username-password pair or user is disabled.",
+                Permanent,
+            ),
+            (
+                "CROSSSLOT",
+                "Keys in request don't hash to the same slot",
+                Permanent,
+            ),
+            (
+                "ERR",
+                "unknown command 'EVALSHA', with args beginning with: 'secret'",
+                Permanent,
+            ),
             ("ERR", "Error running script: something", Unknown),
             ("WHATEVER", "next year's error", Unknown),
         ] {
@@ -195,7 +287,10 @@ mod tests {
         ] {
             assert_eq!(io(kind), Unknown, "{kind:?}");
         }
-        assert_eq!(not_answered(&(ErrorKind::Parse, "odd").into()).kind(), Unknown);
+        assert_eq!(
+            not_answered(&(ErrorKind::Parse, "odd").into()).kind(),
+            Unknown
+        );
     }
 
     #[test]

@@ -32,7 +32,9 @@ fn beside(key: &LockKey, what: &str) -> Result<String, BackendError> {
 /// Whether a cluster would hash only a part of `key`: what stands between the first `{` and the first `}`
 /// behind it, if that is not empty.
 fn has_hash_tag(key: &str) -> bool {
-    key.split_once('{').and_then(|(_, rest)| rest.split_once('}')).is_some_and(|(tag, _)| !tag.is_empty())
+    key.split_once('{')
+        .and_then(|(_, rest)| rest.split_once('}'))
+        .is_some_and(|(tag, _)| !tag.is_empty())
 }
 
 #[cfg(test)]
@@ -44,17 +46,27 @@ mod tests {
     #[test]
     fn names_beside_a_lock_are_those_of_the_vectors() {
         let mut rows = 0;
-        for row in REDIS_KEY_VECTORS.lines().filter(|row| !row.starts_with('#')) {
+        for row in REDIS_KEY_VECTORS
+            .lines()
+            .filter(|row| !row.starts_with('#'))
+        {
             let cells: Vec<_> = row.split('\t').collect();
             let key = LockKey::with_prefix(cells[0], cells[1]).unwrap();
             if cells[2] == "error" {
                 for refused in [fence(&key), wake(&key)] {
-                    assert_eq!(refused.unwrap_err().kind(), BackendErrorKind::Invalid, "{row}");
+                    assert_eq!(
+                        refused.unwrap_err().kind(),
+                        BackendErrorKind::Invalid,
+                        "{row}"
+                    );
                 }
             } else {
                 assert_eq!(fence(&key).unwrap(), cells[2], "{row}");
                 assert_eq!(wake(&key).unwrap(), cells[3], "{row}");
-                assert!(cells[2].starts_with(cells[0]) && cells[3].starts_with(cells[0]), "{row}");
+                assert!(
+                    cells[2].starts_with(cells[0]) && cells[3].starts_with(cells[0]),
+                    "{row}"
+                );
             }
             rows += 1;
         }

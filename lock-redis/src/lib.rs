@@ -47,7 +47,8 @@
 //!     +publish +subscribe +unsubscribe +ping
 //! ```
 //!
-//! Without the last line, or without the channels, waiters look at the lock from time to time instead of being
+//! Give the prefix as the prefix of the keys: the counter and the channel of a key that only looks as if it had one
+//! do not start with it. What is missing is named by the first attempt. Without the last line, or without the channels, waiters look at the lock from time to time instead of being
 //! woken. A database other than 0 needs `+select`.
 //!
 //! # Failures
@@ -72,6 +73,8 @@ mod scripts;
 mod subscription;
 mod wakeups;
 
-pub use backend::{DEFAULT_CONNECT_TIMEOUT, DEFAULT_RESPONSE_TIMEOUT, RedisBackend, RedisBackendBuilder};
+pub use backend::{
+    DEFAULT_CONNECT_TIMEOUT, DEFAULT_RESPONSE_TIMEOUT, RedisBackend, RedisBackendBuilder,
+};
 pub use lock_core;
 pub use redis;

@@ -10,7 +10,10 @@ pub(crate) struct Script {
 
 impl Script {
     fn new(source: &'static str) -> Self {
-        Self { source, sha1: sha1_smol::Sha1::from(source).digest().to_string() }
+        Self {
+            source,
+            sha1: sha1_smol::Sha1::from(source).digest().to_string(),
+        }
     }
 }
 
@@ -24,7 +27,8 @@ macro_rules! script {
 }
 
 script!(
-    /// KEYS: lock, fencing counter. ARGV: owner, ttl (ms), tokens, owner to take over from or empty.
+    /// KEYS: lock, fencing counter. ARGV: owner, ttl (ms), tokens, owner to take over from or empty, how long
+    /// the counter is kept (ms), `1` to check permissions.
     ACQUIRE, "lua/acquire.lua"
 );
 script!(

@@ -22,7 +22,7 @@ use crate::error;
 use crate::wakeups::Hub;
 
 /// How often the connection is asked whether it is alive. Unused for two of these it is closed.
-const PING_EVERY: Duration = Duration::from_secs(10);
+const PING_EVERY: Duration = Duration::from_secs(5);
 /// The delay before connecting again; doubled each time, with jitter.
 const FIRST_DELAY: Duration = Duration::from_millis(50);
 const LONGEST_DELAY: Duration = Duration::from_secs(2);
@@ -39,27 +39,40 @@ pub(crate) enum Command {
 
 /// Resolves when `channel`, which somebody waits for already, is subscribed to.
 pub(crate) async fn confirm(hub: &Arc<Hub>, channel: &str) -> Result<(), BackendError> {
-    let runtime = Handle::try_current()
-        .map_err(|_| BackendError::transient("a subscription needs a tokio runtime, and there is none here"))?;
+    let runtime = Handle::try_current().map_err(|_| {
+        BackendError::transient("a subscription needs a tokio runtime, and there is none here")
+    })?;
     let (answer, answered) = oneshot::channel();
     let mut started = None;
     let number = hub.tell(Command::Subscribe(channel.to_owned(), answer), |number| {
         let (commands, receiver) = mpsc::unbounded_channel();
-        started = Some(Task { hub: Arc::downgrade(hub), target: Arc::clone(&hub.target), number, commands: receiver });
+        started = Some(Task {
+            hub: Arc::downgrade(hub),
+            target: Arc::clone(&hub.target),
+            number,
+            commands: receiver,
+        });
         commands
     });
     // Not under the hub's lock: a runtime that is ending drops the task at once, and that takes the lock.
     if let Some(task) = started {
         runtime.spawn(task.serve());
     }
-    let patience = hub.target.connect_timeout.saturating_add(hub.target.response_timeout);
+    let patience = hub
+        .target
+        .connect_timeout
+        .saturating_add(hub.target.response_timeout);
     match tokio::time::timeout(patience, answered).await {
         Ok(Ok(result)) => result,
-        Ok(Err(_)) => Err(BackendError::transient("the connection for subscriptions ended")),
+        Ok(Err(_)) => Err(BackendError::transient(
+            "the connection for subscriptions ended",
+        )),
         Err(_) => {
             // Perhaps nobody drives the runtime that the task is on.
             hub.forget(number);
-            Err(BackendError::transient("the server did not confirm the subscription in time"))
+            Err(BackendError::transient(
+                "the server did not confirm the subscription in time",
+            ))
         }
     }
 }
@@ -89,7 +102,13 @@ impl Task {
                 Ok(connection) => {
                     delay = FIRST_DELAY;
                     let (sink, stream) = connection.split();
-                    Session { task: &mut self, sink, active: HashSet::new() }.listen(stream).await
+                    Session {
+                        task: &mut self,
+                        sink,
+                        active: HashSet::new(),
+                    }
+                    .listen(stream)
+                    .await
                 }
                 Err(error) => {
                     let jittered = delay.mul_f64(0.5 + fastrand::f64() / 2.0);
@@ -151,9 +170,17 @@ impl Session<'_> {
     }
 
     async fn run(&mut self, mut stream: PubSubStream) -> Result<ControlFlow<()>, Disconnected> {
-        let Some(hub) = self.task.hub.upgrade() else { return Ok(Break(())) };
+        let Some(hub) = self.task.hub.upgrade() else {
+            return Ok(Break(()));
+        };
         for channels in hub.channels().chunks(CHANNELS_AT_ONCE) {
-            self.subscribe(channels.iter().map(|channel| (channel.clone(), Vec::new())).collect()).await?;
+            self.subscribe(
+                channels
+                    .iter()
+                    .map(|channel| (channel.clone(), Vec::new()))
+                    .collect(),
+            )
+            .await?;
         }
         // What was published while there was no connection is lost.
         hub.wake_all();
@@ -175,7 +202,7 @@ impl Session<'_> {
                     if count == 0 {
                         return Ok(Break(()));
                     }
-                    self.obey(commands.drain(..).collect()).await?;
+                    self.obey(std::mem::take(&mut commands)).await?;
                 }
                 _ = ticks.tick() => {
                     let Some(hub) = self.task.hub.upgrade() else { return Ok(Break(())) };
@@ -191,13 +218,19 @@ impl Session<'_> {
     }
 
     async fn obey(&mut self, commands: Vec<Command>) -> Result<(), Disconnected> {
-        let Some(hub) = self.task.hub.upgrade() else { return Ok(()) };
+        let Some(hub) = self.task.hub.upgrade() else {
+            return Ok(());
+        };
         let mut wanted: HashMap<String, Vec<_>> = HashMap::new();
         let mut unwanted = Vec::new();
         for command in commands {
             match command {
-                Command::Subscribe(channel, answer) if self.active.contains(&channel) => drop(answer.send(Ok(()))),
-                Command::Subscribe(channel, answer) => wanted.entry(channel).or_default().push(answer),
+                Command::Subscribe(channel, answer) if self.active.contains(&channel) => {
+                    drop(answer.send(Ok(())))
+                }
+                Command::Subscribe(channel, answer) => {
+                    wanted.entry(channel).or_default().push(answer)
+                }
                 Command::Unsubscribe(channel) => unwanted.push(channel),
             }
         }
@@ -209,7 +242,9 @@ impl Session<'_> {
         }
         if !unwanted.is_empty() {
             let mut sink = self.sink.clone();
-            self.answered(async move { sink.unsubscribe(unwanted).await }).await?.ok();
+            self.answered(async move { sink.unsubscribe(unwanted).await })
+                .await?
+                .ok();
         }
         Ok(())
     }
@@ -237,9 +272,14 @@ impl Session<'_> {
         Ok(())
     }
 
-    async fn subscribe_to(&self, channels: Vec<String>) -> Result<Result<(), BackendError>, Disconnected> {
+    async fn subscribe_to(
+        &self,
+        channels: Vec<String>,
+    ) -> Result<Result<(), BackendError>, Disconnected> {
         let mut sink = self.sink.clone();
-        let result = self.answered(async move { sink.subscribe(channels).await }).await?;
+        let result = self
+            .answered(async move { sink.subscribe(channels).await })
+            .await?;
         Ok(result.map_err(|error| error::not_answered(&error)))
     }
 

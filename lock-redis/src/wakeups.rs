@@ -30,7 +30,10 @@ struct State {
 
 impl Hub {
     pub(crate) fn new(target: Arc<Target>) -> Arc<Self> {
-        Arc::new(Self { target, state: Mutex::default() })
+        Arc::new(Self {
+            target,
+            state: Mutex::default(),
+        })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -62,13 +65,23 @@ impl Hub {
     }
 
     /// Gives a command to the task. `start` makes the other end of a new one, if there is none.
-    pub(crate) fn tell(&self, command: Command, start: impl FnOnce(u64) -> UnboundedSender<Command>) -> u64 {
+    pub(crate) fn tell(
+        &self,
+        command: Command,
+        start: impl FnOnce(u64) -> UnboundedSender<Command>,
+    ) -> u64 {
         let mut state = self.state();
-        if state.task.as_ref().is_none_or(|(_, commands)| commands.is_closed()) {
+        if state
+            .task
+            .as_ref()
+            .is_none_or(|(_, commands)| commands.is_closed())
+        {
             state.tasks = state.tasks.wrapping_add(1);
             state.task = Some((state.tasks, start(state.tasks)));
         }
-        let Some((number, commands)) = &state.task else { return 0 };
+        let Some((number, commands)) = &state.task else {
+            return 0;
+        };
         // If the task ends right now the command is dropped, and with it the answer that is waited for.
         let _ = commands.send(command);
         *number
@@ -130,15 +143,25 @@ struct Waiter {
 impl Waiter {
     fn join(hub: &Arc<Hub>, channel: String) -> Self {
         let notify = Arc::new(Notify::new());
-        hub.state().waiters.entry(channel.clone()).or_default().push(Arc::clone(&notify));
-        Self { hub: Arc::clone(hub), channel, notify }
+        hub.state()
+            .waiters
+            .entry(channel.clone())
+            .or_default()
+            .push(Arc::clone(&notify));
+        Self {
+            hub: Arc::clone(hub),
+            channel,
+            notify,
+        }
     }
 }
 
 impl Drop for Waiter {
     fn drop(&mut self) {
         let mut state = self.hub.state();
-        let Some(waiters) = state.waiters.get_mut(&self.channel) else { return };
+        let Some(waiters) = state.waiters.get_mut(&self.channel) else {
+            return;
+        };
         waiters.retain(|waiter| !Arc::ptr_eq(waiter, &self.notify));
         if waiters.is_empty() {
             state.waiters.remove(&self.channel);

@@ -1,6 +1,10 @@
 //! Real Redis servers for tests, as child processes. Not a client: [`RedisServer::cli`] is an oracle that shares
 //! no code with what is tested.
-#![allow(clippy::expect_used, clippy::panic, reason = "a test without its server cannot go on")]
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test without its server cannot go on"
+)]
 
 use std::fmt;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -70,7 +74,12 @@ impl RedisOptions {
             let port = free_port();
             let mut child = spawn(&self, directory.path(), port);
             if answers(port, &mut child) {
-                return RedisServer { child: Some(child), port, options: self, directory };
+                return RedisServer {
+                    child: Some(child),
+                    port,
+                    options: self,
+                    directory,
+                };
             }
         }
         let log = std::fs::read_to_string(directory.path().join("log")).unwrap_or_default();
@@ -171,7 +180,10 @@ impl RedisServer {
     }
 
     fn signal(&self, signal: Signal) {
-        let pid = i32::try_from(self.pid()).ok().and_then(Pid::from_raw).expect("a process id");
+        let pid = i32::try_from(self.pid())
+            .ok()
+            .and_then(Pid::from_raw)
+            .expect("a process id");
         kill_process(pid, signal).expect("the server is our child");
     }
 
@@ -204,7 +216,9 @@ impl RedisServer {
 
 impl fmt::Debug for RedisServer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RedisServer").field("port", &self.port).finish_non_exhaustive()
+        f.debug_struct("RedisServer")
+            .field("port", &self.port)
+            .finish_non_exhaustive()
     }
 }
 
@@ -283,7 +297,9 @@ impl Oracle {
         let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(ORACLE_PATIENCE))?;
-        Ok(Self { reader: BufReader::new(stream) })
+        Ok(Self {
+            reader: BufReader::new(stream),
+        })
     }
 
     fn ask(&mut self, command: &[&[u8]]) -> io::Result<Reply> {
@@ -320,7 +336,10 @@ impl Oracle {
             },
             "*" => match usize::try_from(number()?) {
                 Err(_) => Ok(Reply::Nil),
-                Ok(length) => (0..length).map(|_| self.reply()).collect::<io::Result<_>>().map(Reply::Array),
+                Ok(length) => (0..length)
+                    .map(|_| self.reply())
+                    .collect::<io::Result<_>>()
+                    .map(Reply::Array),
             },
             _ => Err(io::ErrorKind::InvalidData.into()),
         }
@@ -328,7 +347,8 @@ impl Oracle {
 }
 
 fn spawn(options: &RedisOptions, directory: &Path, port: u16) -> Child {
-    let program = std::env::var_os("FENCELOCK_REDIS_SERVER").unwrap_or_else(|| "redis-server".into());
+    let program =
+        std::env::var_os("FENCELOCK_REDIS_SERVER").unwrap_or_else(|| "redis-server".into());
     let mut command = Command::new(&program);
     command
         .args(["--bind", "127.0.0.1", "--port", &port.to_string()])
@@ -342,7 +362,10 @@ fn spawn(options: &RedisOptions, directory: &Path, port: u16) -> Child {
         command.arg("--unixsocket").arg(directory.join("socket"));
     }
     command.args(&options.args);
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
     command.current_dir(directory).spawn().unwrap_or_else(|error| {
         panic!(
             "cannot start {program:?}: {error}; install it (apt-get install redis-server) or name the program \

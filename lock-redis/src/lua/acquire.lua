@@ -1,10 +1,14 @@
--- Takes a lock. KEYS: lock, fencing counter. ARGV: owner, ttl (ms), tokens, owner to take over from or ''.
+-- Takes a lock. KEYS: lock, fencing counter. ARGV: owner, ttl (ms), tokens, owner to take over from or '',
+-- how long the counter is kept (ms), '1' to check permissions.
 --
 -- A free lock is taken by SET NX first, then counted for; if counting fails the entry is deleted again, and
 -- nobody has seen it, because a script runs alone. That is one command less on the common path than looking
--- first. Scripts do not roll back, so every error after the SET must pass the DEL.
+-- first. Scripts do not roll back, so every error after the SET must pass the DEL at the end.
 local lock, fence = KEYS[1], KEYS[2]
-local owner, ttl, tokens, from = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
+local owner, ttl, tokens, from, keep = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5]
+
+-- Whether this run of the script made the entry.
+local made = false
 
 -- Reserves a block of tokens: above all given before, and not below the server's clock, so that they grow
 -- also when the counter is lost. Numbers are written with %.0f: tostring would lose digits.
@@ -13,25 +17,33 @@ local function reserve()
   if not last then return {'counter', problem} end
   -- 2^53 - 64: the numbers of a block that began there would not be exact.
   if last >= 9007199254740928 then return {'counter', 'a number beyond 2^53 - 64'} end
-  local now = call('TIME')
+  step = 'TIME'
+  local now = redis.call('TIME')
   local first = math.max(last + 1, now[1] * 1000000 + now[2])
   last = first + tokens - 1
-  local keep = math.max(86400000, 10 * tonumber(ttl))
-  call('SET', fence, string.format('%.0f', last), 'PX', string.format('%.0f', keep))
+  step = 'SET'
+  redis.call('SET', fence, string.format('%.0f', last), 'PX', keep)
   return {'granted', first, last}
 end
 
+-- Runs what renewing, releasing and looking need on a lock that is free, where it does nothing. So a missing
+-- permission shows now, and not when the lock is to be given back.
+local function check()
+  if call('TYPE', lock).ok ~= 'none' then return end
+  call('GETRANGE', lock, 0, 0)
+  call('PTTL', lock)
+  call('PEXPIRE', lock, ttl)
+  call('DEL', lock)
+end
+
 local function acquire()
+  if ARGV[6] == '1' then check() end
   local taken
   if from == '' then
     taken = redis.pcall('SET', lock, owner, 'NX', 'PX', ttl)
     if taken and taken.ok then
-      local reply = answer(reserve)
-      if reply[1] ~= 'granted' then
-        local undone = redis.pcall('DEL', lock)
-        if type(undone) == 'table' then return {'left', 'DEL', undone.err} end
-      end
-      return reply
+      made = true
+      return reserve()
     end
   end
 
@@ -56,4 +68,9 @@ local function acquire()
   return busy(lock, fence)
 end
 
-return answer(acquire)
+local reply = answer(acquire)
+if made and reply[1] ~= 'granted' then
+  local undone = redis.pcall('DEL', lock)
+  if type(undone) == 'table' then return {'left', 'DEL', undone.err} end
+end
+return reply

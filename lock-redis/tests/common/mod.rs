@@ -1,12 +1,12 @@
 //! What several test files need: keys, owners, short forms of requests, a proxy that freezes, and patience.
-#![allow(dead_code, reason = "each test file uses a part")]
+#![allow(dead_code, unreachable_pub, reason = "each test file uses a part")]
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use lock_core::{
-    AcquireRequest, Attempt, BackendError, Busy, FencingRange, LockBackend, LockKey, Owner, Ownership, Renew,
-    RenewRequest,
+    AcquireRequest, Attempt, BackendError, Busy, FencingRange, LockBackend, LockKey, Owner,
+    Ownership, Renew, RenewRequest,
 };
 use lock_testkit::server::RedisServer;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -23,8 +23,14 @@ pub fn owner() -> Owner {
     Owner::fresh(Some("tester")).unwrap()
 }
 
-pub async fn attempt(backend: &impl LockBackend, key: &LockKey, owner: &Owner) -> Result<Attempt, BackendError> {
-    backend.try_acquire(AcquireRequest::new(key, owner, TTL)).await
+pub async fn attempt(
+    backend: &impl LockBackend,
+    key: &LockKey,
+    owner: &Owner,
+) -> Result<Attempt, BackendError> {
+    backend
+        .try_acquire(AcquireRequest::new(key, owner, TTL))
+        .await
 }
 
 /// Takes the lock or panics.
@@ -53,7 +59,9 @@ pub async fn renew(
     ttl: Duration,
     how: Renew,
 ) -> Result<Ownership, BackendError> {
-    let mut answers = backend.renew(&[RenewRequest::new(key, owner, ttl, how)]).await;
+    let mut answers = backend
+        .renew(&[RenewRequest::new(key, owner, ttl, how)])
+        .await;
     assert_eq!(answers.len(), 1);
     answers.remove(0)
 }
@@ -65,7 +73,9 @@ pub fn pttl(server: &RedisServer, key: &str) -> i64 {
 /// How often the server ran `command`, by its own count.
 pub fn calls(server: &RedisServer, command: &str) -> u64 {
     let stats = server.cli(&["INFO", "commandstats"]).text();
-    let row = stats.lines().find_map(|row| row.strip_prefix(&format!("cmdstat_{command}:calls=")));
+    let row = stats
+        .lines()
+        .find_map(|row| row.strip_prefix(&format!("cmdstat_{command}:calls=")));
     row.map_or(0, |row| row.split(',').next().unwrap().parse().unwrap())
 }
 
@@ -108,7 +118,9 @@ impl Proxy {
                 let mut frozen = frozen.clone();
                 let born = *frozen.borrow();
                 tokio::runtime::Handle::current().spawn(async move {
-                    let Ok(server) = TcpStream::connect(("127.0.0.1", to)).await else { return };
+                    let Ok(server) = TcpStream::connect(("127.0.0.1", to)).await else {
+                        return;
+                    };
                     let (client, server) = (client.into_split(), server.into_split());
                     let pumps = async {
                         tokio::select! {
@@ -127,7 +139,11 @@ impl Proxy {
             }
         };
         tokio::runtime::Handle::current().spawn(accept);
-        Self { port, generation, connections }
+        Self {
+            port,
+            generation,
+            connections,
+        }
     }
 
     pub fn url(&self) -> String {
