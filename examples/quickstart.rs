@@ -9,8 +9,6 @@ use fencelock::{
     LockError, LockGuard, LockOptions, Locks, LossReason, MemoryBackend, Moment, Released,
 };
 
-const MS: Duration = Duration::from_millis(1);
-
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn Error>> {
     let backend = MemoryBackend::new(); // On Redis: `RedisBackend::connect("redis://127.0.0.1:6379").await?`
@@ -40,7 +38,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     println!("3. Bob waits. Alice releases after 200 ms, and the release wakes him.");
     let releasing = async {
-        tokio::time::sleep(200 * MS).await;
+        tokio::time::sleep(Duration::from_millis(200)).await;
         let released = guard.release().await;
         (released, Moment::now())
     };
@@ -58,8 +56,12 @@ async fn main() -> Result<(), Box<dyn Error>> {
     println!(
         "4. Alice's next lock has a ttl of 600 ms. She works for 1500 ms: it is renewed for her."
     );
-    let guard = alice.clone().with_ttl(600 * MS).acquire().await?;
-    tokio::time::sleep(1500 * MS).await;
+    let guard = alice
+        .clone()
+        .with_ttl(Duration::from_millis(600))
+        .acquire()
+        .await?;
+    tokio::time::sleep(Duration::from_millis(1500)).await;
     assert!(guard.is_held());
     assert!(bob.try_acquire().await.is_err_and(|error| error.is_busy()));
     println!(
@@ -71,7 +73,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         "5. The lock is taken away from her while she works. Her work is stopped, not finished."
     );
     let thief = async {
-        tokio::time::sleep(100 * MS).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
         backend.steal("shop:order:7", "mallory", Duration::from_secs(30))
     };
     let work = guard.run(tokio::time::sleep(Duration::from_secs(60)));
