@@ -61,6 +61,7 @@ pub(crate) fn not_answered(error: &RedisError) -> BackendError {
 
 /// The server refused `command` inside a script that changed nothing.
 pub(crate) fn refused_in_script(command: &str, text: &str) -> BackendError {
+    let text = without_place(text);
     BackendError::new(
         not_applied(text),
         format!("the server refused {command}: {}", presentable(text)),
@@ -125,6 +126,15 @@ fn is_about_credentials(text: &str) -> bool {
         || text.contains("Protocol error: unauthenticated")
 }
 
+/// An error as the server says it outside scripts: some put `@user_script: 12: -` in front of it.
+fn without_place(text: &str) -> &str {
+    match text.trim_start_matches('@').strip_prefix("user_script:") {
+        Some(placed) => placed.split_once(": ").map_or(placed, |(_, text)| text),
+        None => text,
+    }
+    .trim_start_matches('-')
+}
+
 /// Whether the server always says this instead of running a command.
 fn is_refusal(text: &str) -> bool {
     const CODES: [&str; 17] = [
@@ -155,6 +165,7 @@ fn not_applied(text: &str) -> BackendErrorKind {
         "NOPERM" | "NOAUTH" | "WRONGPASS" | "DENIED" | "WRONGTYPE" | "CROSSSLOT" => {
             BackendErrorKind::Permanent
         }
+        _ if lacks_permission(text) => BackendErrorKind::Permanent,
         "ERR" if !text.contains("max number of clients") => BackendErrorKind::Permanent,
         _ => BackendErrorKind::Transient,
     }
@@ -291,6 +302,41 @@ mod tests {
             not_answered(&(ErrorKind::Parse, "odd").into()).kind(),
             Unknown
         );
+    }
+
+    #[test]
+    fn a_refusal_inside_a_script_was_not_applied_however_the_server_words_it() {
+        use BackendErrorKind::{Permanent, Transient};
+        for (text, kind) in [
+            ("OOM command not allowed", Transient),
+            ("@user_script: 12: OOM command not allowed", Transient),
+            ("user_script:12: -OOM command not allowed", Transient),
+            (
+                "READONLY You can't write against a read only replica.",
+                Transient,
+            ),
+            (
+                "ERR The user executing the script can't run this command",
+                Permanent,
+            ),
+            (
+                "@user_script: 7: The user executing the script can't run this command",
+                Permanent,
+            ),
+            (
+                "NOPERM ACL failure in script: User x has no permissions",
+                Permanent,
+            ),
+            ("ERR invalid expire time in 'set' command", Permanent),
+        ] {
+            let error = refused_in_script("SET", text);
+            assert_eq!(error.kind(), kind, "{text}");
+            let said = error.to_string();
+            assert!(
+                said.contains("SET") && !said.contains("user_script"),
+                "{said}"
+            );
+        }
     }
 
     #[test]

@@ -51,6 +51,7 @@ pub(crate) async fn confirm(hub: &Arc<Hub>, channel: &str) -> Result<(), Backend
             target: Arc::clone(&hub.target),
             number,
             commands: receiver,
+            delay: FIRST_DELAY,
         });
         commands
     });
@@ -82,6 +83,8 @@ struct Task {
     target: Arc<Target>,
     number: u64,
     commands: UnboundedReceiver<Command>,
+    /// Before connecting again. Short again when a connection has lasted a while.
+    delay: Duration,
 }
 
 /// However the task ends, also with its runtime: those who wait must not rely on it any more.
@@ -96,11 +99,9 @@ impl Drop for Task {
 
 impl Task {
     async fn serve(mut self) {
-        let mut delay = FIRST_DELAY;
         loop {
             let next = match self.target.subscribe().await {
                 Ok(connection) => {
-                    delay = FIRST_DELAY;
                     let (sink, stream) = connection.split();
                     Session {
                         task: &mut self,
@@ -110,11 +111,7 @@ impl Task {
                     .listen(stream)
                     .await
                 }
-                Err(error) => {
-                    let jittered = delay.mul_f64(0.5 + fastrand::f64() / 2.0);
-                    delay = delay.saturating_mul(2).min(LONGEST_DELAY);
-                    self.decline(&error, jittered).await
-                }
+                Err(error) => self.decline(&error).await,
             };
             if next.is_break() {
                 return;
@@ -122,9 +119,15 @@ impl Task {
         }
     }
 
-    /// Answers everybody with `error` for so long. Ends the task if nobody waits any more.
-    async fn decline(&mut self, error: &BackendError, delay: Duration) -> ControlFlow<()> {
-        let sleep = tokio::time::sleep(delay);
+    fn next_delay(&mut self) -> Duration {
+        let delay = self.delay.mul_f64(0.5 + fastrand::f64() / 2.0);
+        self.delay = self.delay.saturating_mul(2).min(LONGEST_DELAY);
+        delay
+    }
+
+    /// Answers everybody with `error` for a while. Ends the task if nobody waits any more.
+    async fn decline(&mut self, error: &BackendError) -> ControlFlow<()> {
+        let sleep = tokio::time::sleep(self.next_delay());
         tokio::pin!(sleep);
         loop {
             tokio::select! {
@@ -163,7 +166,7 @@ impl Session<'_> {
         match next {
             Ok(done) => done,
             Err(Disconnected) => {
-                tokio::time::sleep(FIRST_DELAY.mul_f64(fastrand::f64())).await;
+                tokio::time::sleep(self.task.next_delay()).await;
                 Continue(())
             }
         }
@@ -205,6 +208,7 @@ impl Session<'_> {
                     self.obey(std::mem::take(&mut commands)).await?;
                 }
                 _ = ticks.tick() => {
+                    self.task.delay = FIRST_DELAY;
                     let Some(hub) = self.task.hub.upgrade() else { return Ok(Break(())) };
                     if self.active.is_empty() && std::mem::replace(&mut idle, true) && hub.retire(self.task.number) {
                         return Ok(Break(()));

@@ -21,8 +21,7 @@ end
 local function answer(body, ...)
   local ok, reply = pcall(body, ...)
   if ok then return reply end
-  local text = type(reply) == 'table' and reply.err or tostring(reply)
-  return {'failed', step, (text:gsub('^@?user_script: ?%d+: ', ''))}
+  return {'failed', step, type(reply) == 'table' and reply.err or tostring(reply)}
 end
 
 -- Whose the entry of key is. Compares the whole value without fetching more of it than owner is long.
