@@ -43,7 +43,7 @@ pub struct RedisBackend<C = ConnectionManager> {
 
 impl RedisBackend {
     /// Connects to the server that `url` names: `redis://[user:password@]host[:port][/database]`, or
-    /// `redis+unix:///path`; `rediss://` with a TLS feature of [`redis`](crate::redis).
+    /// `redis+unix:///path`; `rediss://` with a TLS feature of [`redis`].
     ///
     /// # Errors
     ///
