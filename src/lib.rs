@@ -1,1 +1,13 @@
-//! x
+#![doc = include_str!("../README.md")]
+
+#[doc(inline)]
+pub use lock_core::*;
+
+#[cfg(feature = "memory")]
+#[doc(inline)]
+pub use lock_memory::MemoryBackend;
+
+// `redis` is the client crate itself: for connections that you make and hand over.
+#[cfg(feature = "redis")]
+#[doc(inline)]
+pub use lock_redis::{RedisBackend, RedisBackendBuilder, redis};

@@ -101,10 +101,10 @@ macro_rules! for_each_case {
     };
 }
 
-/// Makes one `#[test]` of every case, in one module a promise, for a [`Fixture`](crate::Fixture).
+/// Makes one `#[test]` of every case, in one module a promise, for a [`Fixture`].
 ///
 /// `mod conformance { lock_testkit::conformance!(super::MyFixture); }`, and `cargo test conformance::renewal`
-/// runs those of one promise. Once in a module. [`Fixture`](crate::Fixture) has a whole example.
+/// runs those of one promise. Once in a module. [`Fixture`] has a whole example.
 #[macro_export]
 macro_rules! conformance {
     ($fixture:ty) => {

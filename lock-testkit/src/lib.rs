@@ -4,6 +4,7 @@
 //! - [`cancel_sweep`]: drops a future at each of its await points in turn.
 //! - [`LeakCheck`]: no task was left behind.
 //! - [`Honest`]: the model of a store, in 100 lines.
+//! - [`server`]: real servers, as child processes (on Unix).
 //! - [`conformance!`]: every promise of [`lock_core::LockBackend`] as a test of your backend, for which you write
 //!   a [`Fixture`]. The [`cases`] are functions, one module a promise.
 #![allow(
@@ -20,6 +21,8 @@ mod fixture;
 mod honest;
 mod leak;
 mod scripted;
+#[cfg(unix)]
+pub mod server;
 mod sweep;
 
 pub use cases::CASES;
