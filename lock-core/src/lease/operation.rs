@@ -174,6 +174,8 @@ impl Operation {
             if spent >= limit || ttl.is_zero() {
                 return Err(last);
             }
+            // Left to itself by its caller, it may have outlived the guard.
+            lease.check_held()?;
             if how == Renew::Exactly {
                 lease.shorten(asked, ttl);
             }
