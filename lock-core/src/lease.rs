@@ -135,8 +135,18 @@ impl Lease {
         }
     }
 
-    pub(crate) fn checkpoint(&self) {
-        self.state().progress = Moment::now();
+    pub(crate) fn checkpoint(self: &Arc<Self>) {
+        let now = Moment::now();
+        let was_stuck = {
+            let mut state = self.state();
+            let was_stuck = state.is_stuck(&self.terms, now);
+            state.progress = now;
+            was_stuck
+        };
+        if was_stuck {
+            // The next look might come after the deadline.
+            self.link(Duration::ZERO, Duration::ZERO);
+        }
     }
 
     // How it ends.
