@@ -178,6 +178,8 @@ impl Operation {
             lease.check_held()?;
             if how == Renew::Exactly {
                 lease.shorten(asked, ttl);
+                // The next renewal, or the deadline, comes sooner now.
+                lease.link_for_renewal(0.95);
             }
             let doubt = Doubt {
                 lease,
