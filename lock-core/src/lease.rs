@@ -2,7 +2,7 @@
 //! not when it is renewed: that is the renewer's.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, Semaphore};
@@ -24,7 +24,7 @@ mod turn;
 
 pub use close::Released;
 pub(crate) use operation::Operation;
-use state::{State, left};
+use state::{Locked, State, left};
 pub(crate) use turn::Turn;
 
 /// A loss is told this much before the deadline, because timers are as late as this.
@@ -98,8 +98,9 @@ impl Lease {
         &self.store
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> Locked<'_> {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        Locked::new(state, &self.changed)
     }
 
     // What the holder may believe.
@@ -156,10 +157,10 @@ impl Lease {
         self.end_locked(&mut self.state(), reason);
     }
 
-    fn end_locked(&self, state: &mut State, reason: LossReason) {
+    fn end_locked(&self, state: &mut Locked<'_>, reason: LossReason) {
         if state.ended.is_none() {
             state.ended = Some(reason);
-            self.changed.notify_waiters();
+            state.tell();
         }
         if let Some(link) = state.link.take() {
             self.renewer.unlink(link);
@@ -167,7 +168,7 @@ impl Lease {
     }
 
     /// Ends the lease if its time is over.
-    fn note_deadline(&self, state: &mut State, now: Moment) {
+    fn note_deadline(&self, state: &mut Locked<'_>, now: Moment) {
         if state.ended.is_none() && state.remaining(&self.terms, now) <= SIGNAL_LEAD {
             let reason = if state.hold_left(&self.terms, now) <= SIGNAL_LEAD {
                 LossReason::HeldTooLong
@@ -235,7 +236,7 @@ impl Lease {
         if self.store.capabilities.resends {
             state.frozen = true;
         }
-        self.changed.notify_waiters();
+        state.tell();
     }
 
     /// An operation was not answered.
