@@ -44,9 +44,7 @@ impl Timer {
             .as_ref()
             .is_none_or(|(id, _)| *id != runtime.id())
         {
-            let passed = Moment::now()
-                .instant()
-                .saturating_duration_since(self.made);
+            let passed = Moment::now().instant().saturating_duration_since(self.made);
             let left = self.after.saturating_sub(passed);
             self.sleep = make_sleep(left).map(|sleep| (runtime.id(), sleep));
         }
