@@ -459,7 +459,7 @@ async fn a_holder_with_progress_keeps_the_lock() {
 
 #[tokio::test(start_paused = true)]
 async fn a_checkpoint_before_the_deadline_saves_the_lock() {
-    for left in [1500 * MS, 700 * MS, 200 * MS, 60 * MS] {
+    for left in [900 * MS, 500 * MS, 200 * MS, 60 * MS] {
         let backend = Scripted::honest();
         let guard = hold(&backend, "k", while_progressing(5 * SECOND)).await;
         sleep(6 * SECOND).await;
