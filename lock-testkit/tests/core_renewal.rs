@@ -555,10 +555,13 @@ async fn a_waker_may_ask_the_guard_at_once() {
 
 // R15: many locks.
 
+/// One call: when, and the keys.
+type Renewed = (Instant, Vec<String>);
+
 /// Grants and confirms everything, and counts.
 #[derive(Debug, Default, Clone)]
 struct Yes {
-    renewed: Arc<Mutex<Vec<(Instant, Vec<String>)>>>,
+    renewed: Arc<Mutex<Vec<Renewed>>>,
 }
 
 #[async_trait]

@@ -19,7 +19,7 @@ pub(crate) fn options(ttl: Duration) -> LockOptions {
 
 pub(crate) async fn hold(backend: &Scripted, name: &str, options: LockOptions) -> LockGuard {
     let lock = Locks::new(backend.clone()).lock(name).with_options(options);
-    lock.try_acquire().await.expect("the lock is free")
+    lock.try_acquire().await.unwrap()
 }
 
 pub(crate) fn cut() -> BackendError {
