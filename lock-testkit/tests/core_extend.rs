@@ -90,6 +90,8 @@ async fn renew_for_more_than_remains_lengthens() {
         guard.remaining() > 9 * SECOND,
         "automatic renewal shortened it"
     );
+    let least = requests(&backend)[1].ttl.unwrap();
+    assert!(least > 50 * SECOND, "renewals ask for what remains");
     sleep(60 * SECOND).await;
     assert!(guard.is_held(), "automatic renewal goes on");
 }
