@@ -610,11 +610,9 @@ async fn a_shutdown_reaches_a_lock_whose_renewal_is_under_way() {
     let guard = locks.lock("k").try_acquire().await.unwrap();
     backend.on(Op::Renew).always(Effect::Ask);
     let _call = backend.next_call().await;
-    assert!(locks.shutdown().await);
-    assert_eq!(
-        timeout(MS, guard.lost()).await.unwrap(),
-        LossReason::ShutDown
-    );
+    let (done, told) = tokio::join!(locks.shutdown(), timeout(MS, guard.lost()));
+    assert!(done);
+    assert_eq!(told.unwrap(), LossReason::ShutDown, "told at once");
     assert!(backend.entries().is_empty());
 }
 

@@ -380,6 +380,19 @@ async fn a_thousand_locks_lost_leave_no_task() {
     leaks.assert_none(TTL).await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_lock_that_was_let_go_keeps_nothing_of_its_store() {
+    let backend = Arc::new(Scripted::honest());
+    let store: Arc<dyn LockBackend> = Arc::<Scripted>::clone(&backend);
+    let locks = Locks::from_arc(store).with_ttl(3600 * SECOND);
+    let (one, two) = (locks.lock("one"), locks.lock("two"));
+    one.try_acquire().await.unwrap().release().await.unwrap();
+    drop(two.try_acquire().await.unwrap());
+    drop((locks, one, two));
+    sleep(MS).await;
+    assert_eq!(Arc::strong_count(&backend), 1);
+}
+
 // R11 and progress: the holder that does not let go.
 
 #[tokio::test(start_paused = true)]
