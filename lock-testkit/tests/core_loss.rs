@@ -261,6 +261,21 @@ async fn a_renewal_answered_after_the_deadline_changes_nothing() {
 // The signal.
 
 #[tokio::test(start_paused = true)]
+async fn a_loss_is_told_before_the_deadline_to_the_millisecond() {
+    for millis in [1000, 1001, 2500, 3000, 10_007] {
+        for renewal in [RenewalPolicy::never(), RenewalPolicy::default()] {
+            let (ttl, backend) = (millis * MS, Scripted::honest());
+            backend.on(Op::Renew).always(Effect::HangBefore);
+            let guard = hold(&backend, "k", options(ttl).with_renewal(renewal)).await;
+            assert_eq!(guard.lost().await, LossReason::Unconfirmed);
+            // At the deadline the entry has the drift left; timers are as exact as a millisecond.
+            let early = entry_left(&backend, "k").saturating_sub(ttl / 100 + 2 * MS);
+            assert!(!early.is_zero() && early <= 2 * MS, "{early:?} early");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn every_reason_is_told_to_all_who_wait_before_and_after() {
     let reasons = [
         LossReason::Absent,
