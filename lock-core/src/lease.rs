@@ -2,7 +2,7 @@
 //! not when it is renewed: that is the renewer's.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, Semaphore};
@@ -25,7 +25,7 @@ mod turn;
 
 pub use close::Released;
 pub(crate) use operation::Operation;
-use state::{State, left};
+use state::{Locked, State, left};
 pub(crate) use turn::Turn;
 
 /// A loss is told this much before the deadline, because timers are as late as this.
@@ -99,8 +99,9 @@ impl Lease {
         &self.store
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> Locked<'_> {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        Locked::new(state, &self.changed)
     }
 
     // What the holder may believe.
@@ -136,8 +137,18 @@ impl Lease {
         }
     }
 
-    pub(crate) fn checkpoint(&self) {
-        self.state().progress = Moment::now();
+    pub(crate) fn checkpoint(self: &Arc<Self>) {
+        let now = Moment::now();
+        let was_stuck = {
+            let mut state = self.state();
+            let was_stuck = state.is_stuck(&self.terms, now);
+            state.progress = now;
+            was_stuck
+        };
+        if was_stuck {
+            // The next look might come after the deadline.
+            self.link(Duration::ZERO, Duration::ZERO);
+        }
     }
 
     // How it ends.
@@ -147,10 +158,10 @@ impl Lease {
         self.end_locked(&mut self.state(), reason);
     }
 
-    fn end_locked(&self, state: &mut State, reason: LossReason) {
+    fn end_locked(&self, state: &mut Locked<'_>, reason: LossReason) {
         if state.ended.is_none() {
             state.ended = Some(reason);
-            self.changed.notify_waiters();
+            state.tell();
             observe::ended(&self.key, state.granted.elapsed(), reason);
         }
         if let Some(link) = state.link.take() {
@@ -159,7 +170,7 @@ impl Lease {
     }
 
     /// Ends the lease if its time is over.
-    fn note_deadline(&self, state: &mut State, now: Moment) {
+    fn note_deadline(&self, state: &mut Locked<'_>, now: Moment) {
         if state.ended.is_none() && state.remaining(&self.terms, now) <= SIGNAL_LEAD {
             let reason = if state.hold_left(&self.terms, now) <= SIGNAL_LEAD {
                 LossReason::HeldTooLong
@@ -227,7 +238,7 @@ impl Lease {
         if self.store.capabilities.resends {
             state.frozen = true;
         }
-        self.changed.notify_waiters();
+        state.tell();
     }
 
     /// An operation was not answered.

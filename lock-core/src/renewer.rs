@@ -199,12 +199,16 @@ impl Drop for Running {
 }
 
 impl Renewer {
-    /// Starts the renewals of `due`, those with one op timeout together.
+    /// Starts the renewals of `due`, those with one time limit together.
     fn give_turns(&self, due: Vec<Arc<Lease>>) {
         let mut batches: HashMap<Duration, Vec<Renewal>> = HashMap::new();
         for lease in due {
             match lease.turn() {
-                Turn::Renew { operation, ttl } => {
+                Turn::Renew {
+                    operation,
+                    ttl,
+                    limit,
+                } => {
                     // Its deadline is watched while its renewal is under way.
                     lease.link(Duration::MAX, Duration::ZERO);
                     let renewal = Renewal {
@@ -212,19 +216,16 @@ impl Renewer {
                         ttl,
                         asked: Moment::now(),
                     };
-                    batches
-                        .entry(lease.terms().op_timeout)
-                        .or_default()
-                        .push(renewal);
+                    batches.entry(limit).or_default().push(renewal);
                 }
                 Turn::Wait(pause) => lease.link(pause, Duration::ZERO),
                 Turn::Over => {}
             }
         }
-        for (op_timeout, mut renewals) in batches {
+        for (limit, mut renewals) in batches {
             while !renewals.is_empty() {
                 let rest = renewals.split_off(renewals.len().min(BATCH));
-                self.runtime.spawn(renew(renewals, op_timeout));
+                self.runtime.spawn(renew(renewals, limit));
                 renewals = rest;
             }
         }
@@ -238,7 +239,7 @@ struct Renewal {
     asked: Moment,
 }
 
-async fn renew(mut renewals: Vec<Renewal>, op_timeout: Duration) {
+async fn renew(mut renewals: Vec<Renewal>, limit: Duration) {
     let Some(store) = renewals
         .first()
         .and_then(|renewal| renewal.operation.as_ref())
@@ -270,7 +271,7 @@ async fn renew(mut renewals: Vec<Renewal>, op_timeout: Duration) {
                 )
             })
             .collect();
-        timer::timeout(op_timeout, store.backend.renew(&requests)).await
+        timer::timeout(limit, store.backend.renew(&requests)).await
     };
     let mut answers = answers.unwrap_or_default().into_iter();
     for mut renewal in renewals {

@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::runtime::{Handle, Id};
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 
 use crate::clock::Moment;
 
@@ -18,27 +18,25 @@ use crate::clock::Moment;
 /// silent.
 #[derive(Debug)]
 pub(crate) struct Timer {
-    made: Moment,
+    /// On tokio's clock alone: real time that passes in a paused runtime must not make a short timer fire before
+    /// virtual time moved, or whoever looks again then would do so for ever.
+    made: Instant,
     after: Duration,
-    /// Polled before. The first sleep takes the whole time: real time that passed since must not shorten it to nothing
-    /// under a paused clock that waits for it.
-    begun: bool,
     sleep: Option<(Id, Pin<Box<Sleep>>)>,
 }
 
 impl Timer {
     pub(crate) fn new(after: Duration) -> Self {
         Self {
-            made: Moment::now(),
+            made: Moment::now().instant(),
             after,
-            begun: false,
             sleep: None,
         }
     }
 
     pub(crate) fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let Ok(runtime) = Handle::try_current() else {
-            (self.sleep, self.begun) = (None, true);
+            self.sleep = None;
             return Poll::Pending;
         };
         if self
@@ -46,12 +44,8 @@ impl Timer {
             .as_ref()
             .is_none_or(|(id, _)| *id != runtime.id())
         {
-            let left = if self.begun {
-                self.after.saturating_sub(self.made.elapsed())
-            } else {
-                self.after
-            };
-            self.begun = true;
+            let passed = Moment::now().instant().saturating_duration_since(self.made);
+            let left = self.after.saturating_sub(passed);
             self.sleep = make_sleep(left).map(|sleep| (runtime.id(), sleep));
         }
         match &mut self.sleep {
@@ -122,6 +116,15 @@ mod tests {
             .unwrap();
         assert!(!bare.block_on(async { timers_work_here() }));
         assert!(runtime().block_on(async { timers_work_here() }));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_timer_never_fires_before_virtual_time_has_moved() {
+        let start = Moment::now().instant();
+        let mut timer = Timer::new(Duration::from_nanos(17));
+        std::thread::sleep(Duration::from_millis(1));
+        poll_fn(|context| timer.poll(context)).await;
+        assert!(Moment::now().instant() >= start + Duration::from_nanos(17));
     }
 
     #[tokio::test(start_paused = true)]

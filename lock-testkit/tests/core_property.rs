@@ -321,8 +321,14 @@ impl World {
                     let entry = entries.get("k").expect("a valid guard without an entry");
                     assert!(
                         remaining <= entry.remaining,
-                        "{remaining:?} > {:?}",
-                        entry.remaining
+                        "{:?} > {entry:?} {:#?}",
+                        seen.guard,
+                        self.backend
+                            .calls()
+                            .iter()
+                            .rev()
+                            .take(6)
+                            .collect::<Vec<_>>()
                     );
                 }
             }

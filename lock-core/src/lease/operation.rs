@@ -176,8 +176,12 @@ impl Operation {
             if spent >= limit || ttl.is_zero() {
                 return Err(last);
             }
+            // Left to itself by its caller, it may have outlived the guard.
+            lease.check_held()?;
             if how == Renew::Exactly {
                 lease.shorten(asked, ttl);
+                // The next renewal, or the deadline, comes sooner now.
+                lease.link_for_renewal(0.95);
             }
             let doubt = Doubt {
                 lease,

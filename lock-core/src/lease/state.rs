@@ -1,6 +1,11 @@
-//! What is known of a lease. Plain arithmetic on moments; nothing here acts.
+//! What is known of a lease, and its lock. Plain arithmetic on moments; nothing here acts but to wake who waits.
 
+use std::ops::{Deref, DerefMut};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::MutexGuard;
 use std::time::Duration;
+
+use tokio::sync::Notify;
 
 use crate::clock::Moment;
 use crate::error::LossReason;
@@ -22,6 +27,56 @@ pub(super) struct State {
     /// The entry was released, or is left to its ttl on purpose: nothing more is sent.
     pub(super) closed: bool,
     pub(super) link: Option<Link>,
+}
+
+/// The state while it is locked. Those who wait for news are woken once it is unlocked: their wakers may ask the lease
+/// something at once, or panic, which is nobody's business but theirs.
+pub(super) struct Locked<'a> {
+    // Dropped first.
+    state: MutexGuard<'a, State>,
+    news: News<'a>,
+}
+
+struct News<'a> {
+    changed: &'a Notify,
+    told: bool,
+}
+
+impl<'a> Locked<'a> {
+    pub(super) fn new(state: MutexGuard<'a, State>, changed: &'a Notify) -> Self {
+        let news = News {
+            changed,
+            told: false,
+        };
+        Self { state, news }
+    }
+
+    /// Wakes those who wait for news.
+    pub(super) fn tell(&mut self) {
+        self.news.told = true;
+    }
+}
+
+impl Deref for Locked<'_> {
+    type Target = State;
+
+    fn deref(&self) -> &State {
+        &self.state
+    }
+}
+
+impl DerefMut for Locked<'_> {
+    fn deref_mut(&mut self) -> &mut State {
+        &mut self.state
+    }
+}
+
+impl Drop for News<'_> {
+    fn drop(&mut self) {
+        if self.told {
+            let _ = catch_unwind(AssertUnwindSafe(|| self.changed.notify_waiters()));
+        }
+    }
 }
 
 impl State {

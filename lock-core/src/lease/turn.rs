@@ -11,8 +11,12 @@ use crate::policy::{nth, part_of};
 
 /// What the renewer is to do about a lease whose turn has come.
 pub(crate) enum Turn {
-    /// Renew the entry for `ttl`.
-    Renew { operation: Operation, ttl: Duration },
+    /// Renew the entry for `ttl`, and take no answer within `limit` for unknown.
+    Renew {
+        operation: Operation,
+        ttl: Duration,
+        limit: Duration,
+    },
     /// Look again after that time.
     Wait(Duration),
     /// Nothing, ever: it ended.
@@ -72,7 +76,8 @@ impl Lease {
             return Turn::Over;
         }
         let remaining = state.remaining(&self.terms, now);
-        let Some(interval) = self.terms.renewal.interval(state.ttl.min(self.terms.ttl)) else {
+        let current = state.ttl.min(self.terms.ttl);
+        let Some(interval) = self.terms.renewal.interval(current) else {
             return Turn::Wait(remaining);
         };
         if state.frozen {
@@ -85,7 +90,14 @@ impl Lease {
             return Turn::Wait(nth(interval, 4));
         };
         let ttl = self.terms.ttl.max(left(state.ttl, &state.asked, &now));
-        Turn::Renew { operation, ttl }
+        // A renewal that hangs leaves time for another before the deadline.
+        let spare = nth(current.saturating_sub(interval), 2);
+        let limit = self.terms.op_timeout.min(spare);
+        Turn::Renew {
+            operation,
+            ttl,
+            limit,
+        }
     }
 
     /// Links the lease for another try at a renewal that failed, several times within what remains.
