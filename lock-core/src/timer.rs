@@ -14,11 +14,11 @@ use tokio::time::Sleep;
 
 use crate::clock::Moment;
 
-/// Fires once, a given time after it was made, on whatever runtime polls it. Polled outside every runtime it is
-/// silent.
+/// Fires once, a given time after it was first polled, on whatever runtime polls it. Polled outside every runtime it
+/// is silent.
 #[derive(Debug)]
 pub(crate) struct Timer {
-    made: Moment,
+    begun: Option<Moment>,
     after: Duration,
     sleep: Option<(Id, Pin<Box<Sleep>>)>,
 }
@@ -26,13 +26,14 @@ pub(crate) struct Timer {
 impl Timer {
     pub(crate) fn new(after: Duration) -> Self {
         Self {
-            made: Moment::now(),
+            begun: None,
             after,
             sleep: None,
         }
     }
 
     pub(crate) fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let begun = self.begun.replace(self.begun.unwrap_or_else(Moment::now));
         let Ok(runtime) = Handle::try_current() else {
             self.sleep = None;
             return Poll::Pending;
@@ -42,7 +43,10 @@ impl Timer {
             .as_ref()
             .is_none_or(|(id, _)| *id != runtime.id())
         {
-            let left = self.after.saturating_sub(self.made.elapsed());
+            // At first the whole of it, so that tokio's clock gets there: in a paused test it stands still while
+            // real time counts, and whoever fires before he is due would fire for ever.
+            let spent = begun.map_or(Duration::ZERO, |begun| begun.elapsed());
+            let left = self.after.saturating_sub(spent);
             self.sleep = make_sleep(left).map(|sleep| (runtime.id(), sleep));
         }
         match &mut self.sleep {
@@ -113,6 +117,16 @@ mod tests {
             .unwrap();
         assert!(!bare.block_on(async { timers_work_here() }));
         assert!(runtime().block_on(async { timers_work_here() }));
+    }
+
+    #[tokio::test(start_paused = true)]
+    #[allow(clippy::disallowed_methods, reason = "tokio's clock alone")]
+    async fn a_timer_never_fires_before_it_is_due_on_tokios_clock() {
+        for nanos in [1, 50, 1_000, 999_999, 1_000_001] {
+            let (start, after) = (tokio::time::Instant::now(), Duration::from_nanos(nanos));
+            sleep(after).await;
+            assert!(start.elapsed() >= after, "{after:?}");
+        }
     }
 
     #[tokio::test(start_paused = true)]
