@@ -203,7 +203,7 @@ async fn an_operation_of_unknown_outcome_keeps_the_guard() {
         assert!(!backend.calls_of(Op::Renew).is_empty());
         let (answer, took) = timed(guard.into_ticket()).await;
         let error;
-        (guard, error) = answer.err().expect("no ticket");
+        (guard, error) = answer.unwrap_err();
         assert!(
             matches!(error, LockError::Unknown { .. } | LockError::Backend { .. }),
             "{effect:?}: {error:?}"

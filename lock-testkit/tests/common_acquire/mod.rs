@@ -1,5 +1,10 @@
 //! What the tests of taking, releasing and handing over share.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses some of it")]
+#![allow(
+    clippy::arithmetic_side_effects,
+    clippy::expect_used,
+    reason = "a test"
+)]
 
 use std::future::Future;
 use std::sync::Arc;
