@@ -122,10 +122,12 @@ impl Duty {
         let mut pause = self.op_timeout;
         loop {
             timer::sleep(pause).await;
-            if self.release().await || self.asked.elapsed() > self.ttl {
+            let answered = self.release().await;
+            let left = self.ttl.saturating_sub(self.asked.elapsed());
+            if answered || left.is_zero() {
                 return;
             }
-            pause = pause.saturating_mul(2);
+            pause = pause.saturating_mul(2).min(left);
         }
     }
 

@@ -63,11 +63,6 @@ impl Renewer {
         self.list.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn is_idle(&self) -> bool {
-        let list = self.list();
-        list.turns.is_empty() && !list.running
-    }
-
     pub(crate) fn leases(&self) -> Vec<Arc<Lease>> {
         self.list()
             .turns

@@ -53,8 +53,8 @@ impl Store {
         if !timers_work(&runtime) {
             return Err(no_runtime());
         }
-        // Runtimes come and go, in tests above all: forget those that have nothing left here.
-        renewers.retain(|_, renewer| !renewer.is_idle());
+        // Runtimes come and go, in tests above all: forget those that have nothing left here, not even a waiter.
+        renewers.retain(|_, renewer| Arc::strong_count(renewer) > 1);
         let renewer = Renewer::new(runtime.clone());
         renewers.insert(runtime.id(), Arc::clone(&renewer));
         Ok(renewer)

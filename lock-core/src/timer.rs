@@ -10,17 +10,15 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::runtime::{Handle, Id};
-use tokio::time::{Instant, Sleep};
+use tokio::time::Sleep;
 
 use crate::clock::Moment;
 
-/// Fires once, a given time after it was made, on whatever runtime polls it. Polled outside every runtime it is
-/// silent.
+/// Fires once, a given time after it was first polled, on whatever runtime polls it. Polled outside every runtime it
+/// is silent.
 #[derive(Debug)]
 pub(crate) struct Timer {
-    /// On tokio's clock alone: real time that passes in a paused runtime must not make a short timer fire before
-    /// virtual time moved, or whoever looks again then would do so for ever.
-    made: Instant,
+    begun: Option<Moment>,
     after: Duration,
     sleep: Option<(Id, Pin<Box<Sleep>>)>,
 }
@@ -28,13 +26,14 @@ pub(crate) struct Timer {
 impl Timer {
     pub(crate) fn new(after: Duration) -> Self {
         Self {
-            made: Moment::now().instant(),
+            begun: None,
             after,
             sleep: None,
         }
     }
 
     pub(crate) fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let begun = self.begun.replace(self.begun.unwrap_or_else(Moment::now));
         let Ok(runtime) = Handle::try_current() else {
             self.sleep = None;
             return Poll::Pending;
@@ -44,8 +43,10 @@ impl Timer {
             .as_ref()
             .is_none_or(|(id, _)| *id != runtime.id())
         {
-            let passed = Moment::now().instant().saturating_duration_since(self.made);
-            let left = self.after.saturating_sub(passed);
+            // At first the whole of it, so that tokio's clock gets there: in a paused test it stands still while
+            // real time counts, and whoever fires before he is due would fire for ever.
+            let spent = begun.map_or(Duration::ZERO, |begun| begun.elapsed());
+            let left = self.after.saturating_sub(spent);
             self.sleep = make_sleep(left).map(|sleep| (runtime.id(), sleep));
         }
         match &mut self.sleep {
@@ -119,12 +120,13 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_timer_never_fires_before_virtual_time_has_moved() {
-        let start = Moment::now().instant();
-        let mut timer = Timer::new(Duration::from_nanos(17));
-        std::thread::sleep(Duration::from_millis(1));
-        poll_fn(|context| timer.poll(context)).await;
-        assert!(Moment::now().instant() >= start + Duration::from_nanos(17));
+    #[allow(clippy::disallowed_methods, reason = "tokio's clock alone")]
+    async fn a_timer_never_fires_before_it_is_due_on_tokios_clock() {
+        for nanos in [1, 50, 1_000, 999_999, 1_000_001] {
+            let (start, after) = (tokio::time::Instant::now(), Duration::from_nanos(nanos));
+            sleep(after).await;
+            assert!(start.elapsed() >= after, "{after:?}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -101,7 +101,7 @@ impl<'a> Waiting<'a> {
             other => other,
         };
         let busy = matches!(last, Last::Busy(..));
-        if busy && !(counted && self.draw_delay().is_none()) && self.subscribe().await {
+        if busy && !(counted && self.draw_delay().is_none()) && self.subscribe().await? {
             // What was released before the subscription was in force is found by this attempt.
             return Ok(());
         }
@@ -168,30 +168,40 @@ impl<'a> Waiting<'a> {
     }
 
     /// Subscribes if that was not tried yet for this place in line; true if a subscription has just come into force.
-    async fn subscribe(&mut self) -> bool {
+    async fn subscribe(&mut self) -> Result<bool, LockError> {
         let acquirer = self.acquirer;
         let Some(wakeups) = &acquirer.store.wakeups else {
-            return false;
+            return Ok(false);
         };
         let place = self.place.as_ref().map(|kept| kept.place.clone());
-        match &self.wakeup {
-            Subscription::NotTried => {}
-            Subscription::None(tried) | Subscription::Some(_, tried) if *tried != place => {}
-            Subscription::None(_) | Subscription::Some(..) => return false,
-        }
+        let early = match &self.wakeup {
+            Subscription::NotTried => Duration::ZERO,
+            // A store that moves us all the time must not make us spin.
+            Subscription::None(tried) | Subscription::Some(_, tried) if *tried != place => {
+                MIN_DELAY.saturating_sub(self.attempted.elapsed())
+            }
+            Subscription::None(_) | Subscription::Some(..) => return Ok(false),
+        };
         let limit = self
             .left()
             .unwrap_or(Duration::MAX)
             .min(acquirer.terms.op_timeout);
-        let subscribed =
-            timer::timeout(limit, wakeups.subscribe(&acquirer.key, place.as_ref())).await;
+        let subscribe = async {
+            if !early.is_zero() {
+                timer::sleep(early).await;
+            }
+            wakeups.subscribe(&acquirer.key, place.as_ref()).await
+        };
+        let subscribed = timer::timeout(limit, or_closed(&acquirer.store, subscribe)).await;
+        acquirer.store.check_open(&acquirer.key)?;
+        let subscribed = subscribed.flatten();
         let in_force = matches!(subscribed, Some(Ok(_)));
         self.wakeup = match subscribed {
             Some(Ok(wakeup)) => Subscription::Some(wakeup, place),
             // The policy's delays serve instead.
             Some(Err(_)) | None => Subscription::None(place),
         };
-        in_force
+        Ok(in_force)
     }
 
     /// Waits for `pause`; true if woken before.
@@ -230,17 +240,17 @@ impl<'a> Waiting<'a> {
     }
 }
 
-/// Resolves when `future` does or when the store is closed.
-async fn or_closed(store: &Store, future: impl Future<Output = ()>) {
+/// What `future` resolves to, or `None` when the store is closed before.
+async fn or_closed<F: Future>(store: &Store, future: F) -> Option<F::Output> {
     let mut closed = std::pin::pin!(store.closed());
     let mut future = std::pin::pin!(future);
     std::future::poll_fn(|context| {
         if closed.as_mut().poll(context).is_ready() {
-            return std::task::Poll::Ready(());
+            return std::task::Poll::Ready(None);
         }
-        future.as_mut().poll(context)
+        future.as_mut().poll(context).map(Some)
     })
-    .await;
+    .await
 }
 
 fn sooner(one: (Duration, Cause), other: (Duration, Cause)) -> (Duration, Cause) {

@@ -1,0 +1,431 @@
+//! Runtimes that come and go, and the end of all use: shutdown.
+#![allow(
+    clippy::arithmetic_side_effects,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test"
+)]
+
+mod common_acquire;
+
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::sync::LazyLock;
+use std::task::Poll;
+use std::thread;
+use std::time::Duration;
+
+use common_acquire::*;
+use lock_core::{GuardPolicy, LockError, LockGuard, Locks, LossReason, Released, RenewalPolicy};
+use lock_testkit::{Effect, LeakCheck, Op, Scripted};
+use tokio::runtime::{Builder, Runtime};
+use tokio::time::{sleep, timeout};
+
+fn single() -> Runtime {
+    Builder::new_current_thread().enable_time().build().unwrap()
+}
+
+fn multi() -> Runtime {
+    let builder = &mut Builder::new_multi_thread();
+    builder.worker_threads(2).enable_time().build().unwrap()
+}
+
+// Runtimes that come and go. Real time, so short ttls.
+
+/// Renewed every 30 ms or less.
+const SHORT: Duration = Duration::from_millis(90);
+
+static BACKEND: LazyLock<Scripted> = LazyLock::new(Scripted::honest);
+static LOCKS: LazyLock<Locks> = LazyLock::new(|| locks(&BACKEND).with_ttl(SHORT));
+
+#[test]
+fn locks_in_a_static_serve_one_runtime_after_the_other() {
+    for (n, make) in [single, multi, single, multi].into_iter().enumerate() {
+        let runtime = make();
+        runtime.block_on(async {
+            let renewals = BACKEND.calls_of(Op::Renew).len();
+            let guard = LOCKS.lock("k").acquire().await.unwrap();
+            let waiting = LOCKS.lock("k");
+            let waiter = spawn(async move { waiting.acquire().await });
+            sleep(2 * SHORT).await;
+            assert!(guard.is_held(), "renewed on runtime {n}");
+            assert!(BACKEND.calls_of(Op::Renew).len() >= renewals + 3);
+            guard.release().await.unwrap();
+            waiter.await.unwrap().unwrap().release().await.unwrap();
+        });
+    }
+}
+
+#[test]
+fn a_guard_that_outlives_its_runtime_is_invalid_at_its_deadline() {
+    for make in [single, multi] {
+        let backend = Scripted::honest();
+        let lock = lock(&backend).with_ttl(SHORT);
+        let first = make();
+        let guard = first.block_on(lock.acquire()).unwrap();
+        let loss = guard.loss();
+        drop(first);
+        let second = make();
+        assert!(guard.is_held());
+        let reason = second.block_on(guard.lost());
+        assert_eq!(reason, LossReason::Unconfirmed, "renewed by nobody");
+        assert!(!guard.is_held() && !loss.is_held());
+        // Its calls work on the runtime that makes them, and end.
+        let extended = second.block_on(guard.extend(SECOND));
+        assert!(matches!(extended, Err(LockError::Lost { .. })));
+        let released = second.block_on(guard.release()).unwrap();
+        assert!(matches!(released, Released::Released | Released::Expired));
+        drop(second.block_on(lock.acquire()).unwrap());
+    }
+}
+
+#[test]
+fn a_guard_is_released_and_extended_on_another_runtime_than_its_own() {
+    let (first, second) = (multi(), single());
+    let backend = Scripted::honest();
+    let guard = first.block_on(lock(&backend).acquire()).unwrap();
+    second.block_on(guard.extend(SECOND)).unwrap();
+    let released = second.block_on(guard.release()).unwrap();
+    assert_eq!(released, Released::Released);
+    assert!(is_free(&backend));
+}
+
+#[test]
+fn a_runtime_that_nobody_drives_does_not_stop_renewal_on_another() {
+    let backend = Scripted::honest();
+    let locks = locks(&backend).with_ttl(SHORT);
+    let undriven = single();
+    let stopped = undriven.block_on(locks.lock("stopped").acquire()).unwrap();
+    let driven = single();
+    driven.block_on(async {
+        let guard = locks.lock("k").acquire().await.unwrap();
+        sleep(3 * SHORT).await;
+        assert!(guard.is_held());
+        assert!(!stopped.is_held(), "by the clock");
+        drop(stopped);
+        guard.release().await.unwrap();
+    });
+    // Driven again, it works as before.
+    undriven.block_on(async {
+        let guard = locks.lock("k").acquire().await.unwrap();
+        sleep(2 * SHORT).await;
+        assert!(guard.is_held());
+    });
+}
+
+#[test]
+fn a_future_goes_on_where_it_is_polled_after_its_first_runtime_has_ended() {
+    type Held = Pin<Box<dyn Future<Output = Result<LockGuard, LockError>> + Send>>;
+    let begin = |mut future: Held| {
+        let first = single();
+        first.block_on(poll_fn(|context| {
+            assert!(future.as_mut().poll(context).is_pending());
+            Poll::Ready(())
+        }));
+        drop(first);
+        future
+    };
+    // In the midst of the wait.
+    for wakeups in [true, false] {
+        let backend = Scripted::honest().with_wakeups(wakeups);
+        backend.steal("k", 50 * MS);
+        let lock = lock(&backend);
+        let future = begin(Box::pin(async move { lock.acquire().await }));
+        let guard = single().block_on(async { timeout(SECOND, future).await.unwrap() });
+        assert!(guard.unwrap().is_held());
+    }
+    // In the midst of an attempt that hangs: its timeout goes on too.
+    let backend = Scripted::honest();
+    backend.on(Op::Acquire).next(Effect::HangAfter);
+    let lock = lock(&backend).with_ttl(200 * MS);
+    let future = begin(Box::pin(async move { lock.try_acquire().await }));
+    let answer = single().block_on(async { timeout(SECOND, future).await.unwrap() });
+    assert!(
+        matches!(answer, Err(LockError::Unknown { .. })),
+        "{answer:?}"
+    );
+}
+
+#[test]
+fn a_waiter_whose_runtime_ends_leaves_no_entry() {
+    let backend = Scripted::honest();
+    let (first, second) = (multi(), single());
+    let holder = second.block_on(lock(&backend).acquire()).unwrap();
+    let lock = lock(&backend);
+    first.spawn({
+        let lock = lock.clone();
+        async move { lock.acquire().await }
+    });
+    while backend.subscriptions() == 0 {
+        thread::sleep(MS);
+    }
+    drop(first);
+    second.block_on(holder.release()).unwrap();
+    second.block_on(async {
+        drop(timeout(SECOND, lock.acquire()).await.unwrap().unwrap());
+    });
+}
+
+// Shutdown.
+
+#[tokio::test(start_paused = true)]
+async fn a_shutdown_refuses_what_is_new() {
+    let backend = Scripted::honest();
+    let locks = locks(&backend);
+    let (lock, clone) = (locks.lock("k"), locks.clone().with_prefix("p:"));
+    let ticket = lock.acquire().await.unwrap().into_ticket().await.unwrap();
+    assert!(locks.shutdown().await);
+    let calls = backend.calls().len();
+    let closed = |error: LockError| assert!(matches!(error, LockError::Closed { .. }), "{error:?}");
+    closed(lock.acquire().await.unwrap_err());
+    closed(lock.try_acquire().await.unwrap_err());
+    closed(lock.status().await.unwrap_err());
+    closed(locks.resume(&ticket).await.unwrap_err());
+    closed(clone.lock("k").acquire().await.unwrap_err());
+    let with = clone.with("k", async |_| Ok::<_, LockError>(())).await;
+    closed(with.unwrap_err());
+    assert_eq!(backend.calls().len(), calls, "nothing was sent");
+    // Other locks on the same backend go on.
+    let others = Locks::new(backend.clone());
+    others
+        .resume(&ticket)
+        .await
+        .unwrap()
+        .release()
+        .await
+        .unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shutdown_releases_the_locks_and_tells_their_holders() {
+    let backend = Scripted::honest().with_latency(5 * MS);
+    let leaks = LeakCheck::start();
+    let locks = locks(&backend);
+    let mut guards = Vec::new();
+    for n in 0..100 {
+        let policy = match n % 3 {
+            0 => RenewalPolicy::default(),
+            1 => RenewalPolicy::never(),
+            _ => RenewalPolicy::default().hold_at_most(HOUR),
+        };
+        let lock = locks.lock(n.to_string()).with_renewal(policy);
+        let guard = match n % 2 {
+            0 => GuardPolicy::Release,
+            _ => GuardPolicy::LeaveToExpire,
+        };
+        guards.push(lock.with_guard(guard).acquire().await.unwrap());
+    }
+    let told = spawn({
+        let loss = guards[0].loss();
+        async move { loss.lost().await }
+    });
+    let (is_done, took) = timed(locks.shutdown()).await;
+    assert!(is_done && took < 100 * MS, "{took:?}");
+    assert!(is_free(&backend));
+    assert_eq!(told.await.unwrap(), LossReason::ShutDown);
+    let releases = backend.calls_of(Op::Release).len();
+    assert_eq!(releases, 100);
+    for (n, guard) in guards.into_iter().enumerate() {
+        assert!(!guard.is_held());
+        assert_eq!(guard.lost().await, LossReason::ShutDown);
+        match n % 4 {
+            0 => drop(guard),
+            1 => guard.leave_to_expire(),
+            2 => assert_shut_down(guard.into_ticket().await.map_err(|(_, error)| error)),
+            _ => {
+                assert_shut_down(guard.extend(SECOND).await);
+                assert_shut_down(guard.renew_for(SECOND).await);
+                assert_shut_down(guard.run(async {}).await);
+                assert_shut_down(guard.release().await);
+            }
+        }
+    }
+    leaks.assert_none(TTL).await;
+    assert_eq!(backend.calls_of(Op::Release).len(), releases);
+    // Again, it changes nothing.
+    let (is_done, took) = timed(locks.clone().shutdown()).await;
+    assert!(is_done && took < SLACK);
+}
+
+fn assert_shut_down<T>(answer: Result<T, LockError>) {
+    let error = answer.err().expect("an error");
+    assert!(
+        matches!(
+            error,
+            LockError::Lost {
+                reason: LossReason::ShutDown,
+                ..
+            }
+        ),
+        "{error:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shutdown_ends_every_wait() {
+    for scenario in 0..4 {
+        let backend = Scripted::honest();
+        let leaks = LeakCheck::start();
+        let locks = locks(&backend);
+        backend.steal("k", HOUR);
+        match scenario {
+            0 => {}
+            1 => {
+                _ = backend
+                    .on(Op::Acquire)
+                    .always(Effect::FailBefore(refused()))
+            }
+            2 => {
+                _ = backend
+                    .on(Op::Subscribe)
+                    .always(Effect::FailBefore(refused()))
+            }
+            _ => _ = backend.on(Op::Subscribe).always(Effect::HangBefore),
+        }
+        let waiters: Vec<_> = (0..20)
+            .map(|_| {
+                let lock = locks.lock("k").with_retry(every(HOUR));
+                spawn(async move { lock.acquire().await })
+            })
+            .collect();
+        sleep(SECOND).await;
+        let calls = backend.calls().len();
+        let (is_done, took) = timed(locks.shutdown()).await;
+        assert!(is_done && took < SLACK, "{scenario}: {took:?}");
+        for waiter in waiters {
+            let (answer, took) = timed(waiter).await;
+            let error = answer.unwrap().unwrap_err();
+            assert!(matches!(error, LockError::Closed { .. }), "{error:?}");
+            assert!(took < SLACK, "{scenario}: {took:?}");
+        }
+        leaks.assert_none(CLEAN).await;
+        assert_eq!(backend.subscriptions(), 0);
+        assert_eq!(
+            backend.calls().len(),
+            calls,
+            "{scenario}: sent after the end"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_sent_when_a_shutdown_is_over() {
+    // A waiter whose subscription comes into force just then does not try again.
+    let backend = Scripted::honest();
+    let locks = locks(&backend);
+    let thief = backend.steal("k", HOUR);
+    backend.on(Op::Subscribe).always(Effect::Ask);
+    let lock = locks.lock("k");
+    let waiter = spawn(async move { lock.acquire().await });
+    let subscribe = backend.next_call().await;
+    let (is_done, ()) = tokio::join!(locks.shutdown(), async { subscribe.reply_honestly() });
+    assert!(is_done);
+    let error = waiter.await.unwrap().unwrap_err();
+    assert!(matches!(error, LockError::Closed { .. }), "{error:?}");
+    assert_eq!(backend.calls_of(Op::Acquire).len(), 1);
+    assert_eq!(backend.entries()["k"].owner, thief);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_grant_that_arrives_during_a_shutdown_is_given_back() {
+    for effect in [Effect::DelayAfter(SECOND), Effect::DelayBefore(SECOND)] {
+        let backend = Scripted::honest();
+        let leaks = LeakCheck::start();
+        let locks = locks(&backend);
+        backend.on(Op::Acquire).next(effect);
+        let lock = locks.lock("k");
+        let waiter = spawn(async move { lock.acquire().await });
+        sleep(500 * MS).await;
+        assert!(locks.shutdown().await);
+        assert!(
+            is_free(&backend),
+            "it waits for the attempt and its release"
+        );
+        let error = waiter.await.unwrap().unwrap_err();
+        assert!(matches!(error, LockError::Closed { .. }), "{error:?}");
+        leaks.assert_none(CLEAN).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shutdown_waits_for_compensations() {
+    let backend = Scripted::honest();
+    let locks = locks(&backend).with_ttl(SECOND);
+    backend.on(Op::Acquire).next(Effect::LoseReply(cut()));
+    backend.on(Op::Release).next(Effect::FailBefore(refused()));
+    assert!(locks.lock("k").try_acquire().await.is_err());
+    let dropped = locks.lock("dropped").acquire().await.unwrap();
+    backend.on(Op::Release).next(Effect::FailBefore(refused()));
+    drop(dropped);
+    assert!(!is_free(&backend));
+    assert!(locks.shutdown().await);
+    assert!(is_free(&backend));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shutdown_is_bounded_whatever_the_backend_does() {
+    for effect in [
+        Effect::HangBefore,
+        Effect::HangAfter,
+        Effect::FailBefore(refused()),
+        Effect::LoseReply(cut()),
+        Effect::Panic,
+    ] {
+        let backend = Scripted::honest();
+        let leaks = LeakCheck::start();
+        let locks = locks(&backend);
+        let guard = locks.lock("k").acquire().await.unwrap();
+        for op in Op::ALL {
+            backend.on(op).always(effect.clone());
+        }
+        let trying = locks.lock("other");
+        let trying = spawn(async move { trying.try_acquire().await });
+        sleep(MS).await;
+        let (_, took) = timed(locks.shutdown()).await;
+        assert!(took < 5 * SECOND + SLACK, "{effect:?}: {took:?}");
+        assert!(!guard.is_held());
+        let (_, took) = timed(locks.shutdown()).await;
+        assert!(took < 5 * SECOND + SLACK, "{effect:?}: {took:?}");
+        drop(guard);
+        drop(trying.await);
+        leaks.assert_none(2 * TTL).await;
+    }
+}
+
+#[test]
+fn a_shutdown_reaches_the_locks_of_every_runtime() {
+    let backend = Scripted::honest();
+    let locks = locks(&backend);
+    let (first, second) = (multi(), single());
+    // The first runtime has a waiter and no lease while the second takes its first lock.
+    let thief = backend.steal("k", HOUR);
+    let lock = locks.lock("k");
+    let waiter = first.spawn(async move { lock.acquire().await });
+    while backend.subscriptions() == 0 {
+        thread::sleep(MS);
+    }
+    let other = second.block_on(locks.lock("other").acquire()).unwrap();
+    assert_eq!(backend.entries()["k"].owner, thief);
+    backend.evict("k");
+    backend.wake("k");
+    let guard = first.block_on(waiter).unwrap().unwrap();
+    assert!(second.block_on(locks.shutdown()));
+    assert!(!other.is_held() && !guard.is_held());
+    assert_eq!(second.block_on(guard.lost()), LossReason::ShutDown);
+    assert!(is_free(&backend));
+}
+
+#[test]
+fn a_shutdown_does_not_wait_for_runtimes_that_have_ended() {
+    let backend = Scripted::honest();
+    let locks = locks(&backend);
+    let (first, second) = (multi(), single());
+    let guard = first.block_on(locks.lock("k").acquire()).unwrap();
+    drop(first);
+    let (is_done, took) = second.block_on(async { timed(locks.shutdown()).await });
+    assert!(is_done && took < SECOND, "{took:?}");
+    assert!(!guard.is_held());
+    drop(guard);
+}
