@@ -66,68 +66,76 @@ impl Acquirer {
 
     /// One attempt.
     pub(crate) async fn try_acquire(&self) -> Result<LockGuard, LockError> {
-        self.observed(async {
-            match self.attempt(&mut None, None).await {
-                Outcome::Granted(guard) => Ok(guard),
-                Outcome::Busy(holder, _) => Err(LockError::Busy {
-                    key: self.key.clone(),
-                    holder,
-                }),
-                Outcome::Failed { error, .. } => Err(error),
-            }
-        })
-        .await
+        let start = Moment::now();
+        let result = observe::in_acquire_span(&self.key, self.attempt_once()).await;
+        self.told(start, result)
     }
 
     /// One attempt to take the lock over from `from`.
     pub(crate) async fn resume(&self, from: &Owner) -> Result<LockGuard, LockError> {
-        self.observed(async {
-            match self.attempt(&mut None, Some(from.clone())).await {
-                Outcome::Granted(guard) => Ok(guard),
-                Outcome::Busy(holder, _) => {
-                    let gone = holder == Holder::new();
-                    let reason = if gone {
-                        LossReason::Absent
-                    } else {
-                        LossReason::Taken
-                    };
-                    Err(LockError::Lost {
-                        key: self.key.clone(),
-                        reason,
-                    })
-                }
-                Outcome::Failed { error, .. } => Err(error),
-            }
-        })
-        .await
+        let start = Moment::now();
+        let result = observe::in_acquire_span(&self.key, self.take_over(from)).await;
+        self.told(start, result)
     }
 
     /// Attempts until one is granted, the policy gives up, or an attempt fails in a way that no retry mends.
     pub(crate) async fn acquire(&self) -> Result<LockGuard, LockError> {
-        self.observed(async {
-            let mut waiting = Waiting::new(self);
-            loop {
-                let last = match self.attempt(&mut waiting.place, None).await {
-                    Outcome::Granted(guard) => return Ok(guard),
-                    Outcome::Failed { error, .. } if !error.is_retryable() => return Err(error),
-                    Outcome::Busy(holder, recheck) => Last::Busy(holder, recheck),
-                    Outcome::Failed { error, released } => Last::Failed(error, released),
-                };
-                waiting.until_next_attempt(last).await?;
-            }
-        })
-        .await
+        let start = Moment::now();
+        let result = observe::in_acquire_span(&self.key, self.attempt_until_granted()).await;
+        self.told(start, result)
     }
 
-    /// Runs `acquire`, tells of it, and hands its guard to the caller.
-    async fn observed(
+    /// Tells of `result`, and hands its guard to the caller.
+    fn told(
         &self,
-        acquire: impl Future<Output = Result<LockGuard, LockError>>,
+        start: Moment,
+        result: Result<LockGuard, LockError>,
     ) -> Result<LockGuard, LockError> {
-        let start = Moment::now();
-        let result = observe::in_acquire_span(&self.key, acquire).await;
         observe::acquired(&self.key, start.elapsed(), &result);
         result.map(LockGuard::received)
+    }
+
+    async fn attempt_once(&self) -> Result<LockGuard, LockError> {
+        match self.attempt(&mut None, None).await {
+            Outcome::Granted(guard) => Ok(guard),
+            Outcome::Busy(holder, _) => Err(LockError::Busy {
+                key: self.key.clone(),
+                holder,
+            }),
+            Outcome::Failed { error, .. } => Err(error),
+        }
+    }
+
+    async fn take_over(&self, from: &Owner) -> Result<LockGuard, LockError> {
+        match self.attempt(&mut None, Some(from.clone())).await {
+            Outcome::Granted(guard) => Ok(guard),
+            Outcome::Busy(holder, _) => {
+                let gone = holder == Holder::new();
+                let reason = if gone {
+                    LossReason::Absent
+                } else {
+                    LossReason::Taken
+                };
+                Err(LockError::Lost {
+                    key: self.key.clone(),
+                    reason,
+                })
+            }
+            Outcome::Failed { error, .. } => Err(error),
+        }
+    }
+
+    async fn attempt_until_granted(&self) -> Result<LockGuard, LockError> {
+        let mut waiting = Waiting::new(self);
+        loop {
+            let last = match self.attempt(&mut waiting.place, None).await {
+                Outcome::Granted(guard) => return Ok(guard),
+                Outcome::Failed { error, .. } if !error.is_retryable() => return Err(error),
+                Outcome::Busy(holder, recheck) => Last::Busy(holder, recheck),
+                Outcome::Failed { error, released } => Last::Failed(error, released),
+            };
+            waiting.until_next_attempt(last).await?;
+        }
     }
 
     /// One call to the store with a fresh owner. A grant that is too late is given back, and what may have been granted

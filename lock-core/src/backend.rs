@@ -297,7 +297,7 @@ impl fmt::Display for Holder {
             None => f.write_str("held by somebody without a label")?,
         }
         match self.remaining {
-            Some(remaining) => write!(f, ", for {remaining:?} unless renewed"),
+            Some(remaining) => write!(f, ", for {remaining:.1?} unless renewed"),
             None => Ok(()),
         }
     }

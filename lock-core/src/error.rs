@@ -34,7 +34,7 @@ pub enum LockError {
         holder: Holder,
     },
     /// Somebody else still held the lock when the wait was over or the retries were used up.
-    #[error("lock {key} is still busy after {waited:?}: {holder}")]
+    #[error("lock {key} is still busy after {waited:.1?}: {holder}")]
     #[non_exhaustive]
     TimedOut {
         /// The lock.
@@ -67,7 +67,7 @@ pub enum LockError {
     },
     /// The lock was granted with too little validity left, and was given back.
     #[error(
-        "lock {key} was granted too late: {remaining:?} of validity left; \
+        "lock {key} was granted too late: {remaining:.1?} of validity left; \
          the store is slow for this ttl, use a longer one"
     )]
     #[non_exhaustive]

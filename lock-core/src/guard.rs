@@ -139,7 +139,7 @@ impl LockGuard {
     }
 
     /// Sets what remains of the entry to `ttl`, 10 ms to 24 h: less than now, or more. A shorter one counts from the
-    /// moment of the call, answered or not. Automatic renewal goes on. Takes one op timeout at the most.
+    /// moment it is sent, answered or not. Automatic renewal goes on. Takes one op timeout at the most.
     ///
     /// # Errors
     ///
@@ -193,6 +193,15 @@ impl LockGuard {
     /// # Ok(()) }
     /// ```
     pub async fn run<F: Future>(&self, future: F) -> Result<F::Output, LockError> {
+        let output = self.run_until_lost(future).await?;
+        self.check().map(|()| output)
+    }
+
+    /// The same, but what `future` came to counts even if the lock was lost meanwhile.
+    pub(crate) async fn run_until_lost<F: Future>(
+        &self,
+        future: F,
+    ) -> Result<F::Output, LockError> {
         let mut future = pin!(future);
         let mut lost = pin!(self.lost());
         poll_fn(|context| {
@@ -203,10 +212,7 @@ impl LockGuard {
                     reason,
                 }));
             }
-            match future.as_mut().poll(context) {
-                Poll::Ready(output) => Poll::Ready(self.check().map(|()| output)),
-                Poll::Pending => Poll::Pending,
-            }
+            future.as_mut().poll(context).map(Ok)
         })
         .await
     }

@@ -11,7 +11,6 @@ use crate::backend::{LockBackend, Renew};
 use crate::clock::Moment;
 use crate::error::{BackendError, LockError, LossReason};
 use crate::key::LockKey;
-use crate::observe;
 use crate::owner::Owner;
 use crate::policy::{Terms, validity};
 use crate::renewer::Renewer;
@@ -158,11 +157,9 @@ impl Lease {
         self.end_locked(&mut self.state(), reason);
     }
 
-    fn end_locked(&self, state: &mut Locked<'_>, reason: LossReason) {
+    fn end_locked<'a>(&'a self, state: &mut Locked<'a>, reason: LossReason) {
         if state.ended.is_none() {
-            state.ended = Some(reason);
-            state.tell();
-            observe::ended(&self.key, state.granted.elapsed(), reason);
+            state.end(&self.key, reason);
         }
         if let Some(link) = state.link.take() {
             self.renewer.unlink(link);
@@ -170,7 +167,7 @@ impl Lease {
     }
 
     /// Ends the lease if its time is over.
-    fn note_deadline(&self, state: &mut Locked<'_>, now: Moment) {
+    fn note_deadline<'a>(&'a self, state: &mut Locked<'a>, now: Moment) {
         if state.ended.is_none() && state.remaining(&self.terms, now) <= SIGNAL_LEAD {
             let reason = if state.hold_left(&self.terms, now) <= SIGNAL_LEAD {
                 LossReason::HeldTooLong

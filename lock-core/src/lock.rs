@@ -149,7 +149,12 @@ impl DistributedLock {
         F: AsyncFnOnce(&LockGuard) -> Result<T, E>,
     {
         let guard = self.acquire().await?;
-        let result = guard.run(body(&guard)).await?;
+        let result = guard.run_until_lost(body(&guard)).await?;
+        // The body's own error counts more than the loss.
+        let lost = result.is_ok().then(|| guard.check().err()).flatten();
+        if let Some(lost) = lost {
+            return Err(lost.into());
+        }
         let released = guard.release().await;
         let value = result?;
         match released {

@@ -110,7 +110,7 @@ impl Renewer {
 
     /// Takes out the leases whose turn has come; none if the first turn is later. Says when to look next, or that the
     /// list is empty and the task is over.
-    fn take_due(&self) -> (Vec<Arc<Lease>>, Option<Instant>) {
+    fn take_due(&self) -> (Vec<(Link, Arc<Lease>)>, Option<Instant>) {
         let now = Moment::now().instant();
         let mut list = self.list();
         let mut due = Vec::new();
@@ -135,8 +135,7 @@ impl Renewer {
             due.extend(
                 links
                     .iter()
-                    .filter_map(|link| list.turns.remove(link))
-                    .map(|(lease, _)| lease),
+                    .filter_map(|link| Some((*link, list.turns.remove(link)?.0))),
             );
         }
         list.next_look = list.turns.keys().next().map(|first| first.due);
@@ -195,10 +194,10 @@ impl Drop for Running {
 
 impl Renewer {
     /// Starts the renewals of `due`, those with one time limit together.
-    fn give_turns(&self, due: Vec<Arc<Lease>>) {
+    fn give_turns(&self, due: Vec<(Link, Arc<Lease>)>) {
         let mut batches: HashMap<Duration, Vec<Renewal>> = HashMap::new();
-        for lease in due {
-            match lease.turn() {
+        for (link, lease) in due {
+            match lease.turn(link) {
                 Turn::Renew {
                     operation,
                     ttl,

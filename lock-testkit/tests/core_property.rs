@@ -5,6 +5,7 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::indexing_slicing,
+    clippy::disallowed_methods,
     reason = "a test"
 )]
 
@@ -15,7 +16,7 @@ use lock_core::{BackendError, FencingToken, LockGuard, Locks, Moment, RenewalPol
 use lock_testkit::{Effect, LeakCheck, Op, Scripted};
 use proptest::prelude::*;
 use tokio::runtime::{Builder, Handle};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 const MS: Duration = Duration::from_millis(1);
 const TTL: Duration = Duration::from_millis(100);
@@ -209,13 +210,10 @@ impl World {
             }
             Step::Release(actor) => {
                 if let Some(guard) = self.take(actor) {
-                    let start = Moment::now();
+                    let start = Instant::now();
                     let _ = guard.release().await;
-                    assert!(
-                        start.elapsed() <= OP + 50 * MS,
-                        "a release took {:?}",
-                        start.elapsed()
-                    );
+                    let took = start.elapsed();
+                    assert!(took <= OP + 2 * MS, "a release took {took:?}");
                 }
             }
             Step::Drop(actor) => drop(self.take(actor)),
@@ -373,7 +371,7 @@ fn run(steps: Vec<Step>, renewal: RenewalPolicy, wakeups: bool) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, max_shrink_iters: 3_000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 5_000, failure_persistence: None, max_shrink_iters: 3_000, ..ProptestConfig::default() })]
 
     #[test]
     fn no_trace_breaks_a_renewed_lock(steps in prop::collection::vec(step(), 1..40), wakeups: bool) {

@@ -17,6 +17,9 @@ use crate::timer;
 /// How much of the re-check interval is left to chance.
 const RECHECK_JITTER: f64 = 0.25;
 
+/// How long after a subscription failed it is tried again.
+const RESUBSCRIBE_AFTER: Duration = Duration::from_secs(5);
+
 /// The longest pause between attempts that the holder's remaining time suggested.
 const MAX_EXPIRY_PAUSE: Duration = Duration::from_secs(1);
 
@@ -45,7 +48,8 @@ pub(super) struct Waiting<'a> {
 /// A subscription and the place in line that it was made for.
 enum Subscription {
     NotTried,
-    None(Option<Place>),
+    /// Refused or not answered, at that moment.
+    None(Option<Place>, Moment),
     Some(Box<dyn Wakeup>, Option<Place>),
 }
 
@@ -176,11 +180,12 @@ impl<'a> Waiting<'a> {
         let place = self.place.as_ref().map(|kept| kept.place.clone());
         let early = match &self.wakeup {
             Subscription::NotTried => Duration::ZERO,
+            Subscription::None(_, when) if when.elapsed() > RESUBSCRIBE_AFTER => Duration::ZERO,
             // A store that moves us all the time must not make us spin.
-            Subscription::None(tried) | Subscription::Some(_, tried) if *tried != place => {
+            Subscription::None(tried, _) | Subscription::Some(_, tried) if *tried != place => {
                 MIN_DELAY.saturating_sub(self.attempted.elapsed())
             }
-            Subscription::None(_) | Subscription::Some(..) => return Ok(false),
+            Subscription::None(..) | Subscription::Some(..) => return Ok(false),
         };
         let limit = self
             .left()
@@ -199,7 +204,7 @@ impl<'a> Waiting<'a> {
         self.wakeup = match subscribed {
             Some(Ok(wakeup)) => Subscription::Some(wakeup, place),
             // The policy's delays serve instead.
-            Some(Err(_)) | None => Subscription::None(place),
+            Some(Err(_)) | None => Subscription::None(place, Moment::now()),
         };
         Ok(in_force)
     }

@@ -214,7 +214,11 @@ impl Operation {
                     if !retry {
                         return Err(last);
                     }
-                    timer::sleep(RETRY_PAUSE.max(nth(limit, 16))).await;
+                    let pause = RETRY_PAUSE.max(nth(limit, 16));
+                    if start.elapsed().saturating_add(pause) >= limit {
+                        return Err(last);
+                    }
+                    timer::sleep(pause).await;
                 }
                 None => return Err(last),
             }

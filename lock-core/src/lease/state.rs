@@ -9,6 +9,8 @@ use tokio::sync::Notify;
 
 use crate::clock::Moment;
 use crate::error::LossReason;
+use crate::key::LockKey;
+use crate::observe;
 use crate::policy::{Terms, validity};
 use crate::renewer::Link;
 
@@ -40,6 +42,7 @@ pub(super) struct Locked<'a> {
 struct News<'a> {
     changed: &'a Notify,
     told: bool,
+    ended: Option<(&'a LockKey, Duration, LossReason)>,
 }
 
 impl<'a> Locked<'a> {
@@ -47,6 +50,7 @@ impl<'a> Locked<'a> {
         let news = News {
             changed,
             told: false,
+            ended: None,
         };
         Self { state, news }
     }
@@ -54,6 +58,13 @@ impl<'a> Locked<'a> {
     /// Wakes those who wait for news.
     pub(super) fn tell(&mut self) {
         self.news.told = true;
+    }
+
+    /// Ends the lease of `key`, and tells of it.
+    pub(super) fn end(&mut self, key: &'a LockKey, reason: LossReason) {
+        self.ended = Some(reason);
+        self.news.ended = Some((key, self.granted.elapsed(), reason));
+        self.tell();
     }
 }
 
@@ -75,6 +86,9 @@ impl Drop for News<'_> {
     fn drop(&mut self) {
         if self.told {
             let _ = catch_unwind(AssertUnwindSafe(|| self.changed.notify_waiters()));
+        }
+        if let Some((key, held, reason)) = self.ended {
+            observe::ended(key, held, reason);
         }
     }
 }

@@ -8,6 +8,7 @@ use super::{Lease, Operation, RETRY_PAUSE, SIGNAL_LEAD};
 use crate::clock::Moment;
 use crate::error::LossReason;
 use crate::policy::{nth, part_of};
+use crate::renewer::Link;
 
 /// What the renewer is to do about a lease whose turn has come.
 pub(crate) enum Turn {
@@ -19,7 +20,7 @@ pub(crate) enum Turn {
     },
     /// Look again after that time.
     Wait(Duration),
-    /// Nothing, ever: it ended.
+    /// Nothing: it ended, or has another turn.
     Over,
 }
 
@@ -67,9 +68,13 @@ impl Lease {
     }
 
     /// What to do now that the renewer came to this lease.
-    pub(crate) fn turn(self: &Arc<Self>) -> Turn {
+    pub(crate) fn turn(self: &Arc<Self>, link: Link) -> Turn {
         let mut state = self.state();
         let now = Moment::now();
+        if state.link != Some(link) {
+            // Linked anew since: another turn comes.
+            return Turn::Over;
+        }
         state.link = None;
         self.note_deadline(&mut state, now);
         if state.ended.is_some() {
