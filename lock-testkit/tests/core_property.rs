@@ -374,13 +374,13 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 5_000, failure_persistence: None, max_shrink_iters: 3_000, ..ProptestConfig::default() })]
 
     #[test]
-    fn no_trace_breaks_a_renewed_lock(steps in prop::collection::vec(step(), 1..40), wakeups: bool) {
+    fn no_trace_breaks_a_renewed_lock(steps in prop::collection::vec(step(), 1..32), wakeups: bool) {
         run(steps, RenewalPolicy::default(), wakeups);
     }
 
     #[test]
     fn no_trace_breaks_a_lock_that_is_not_renewed(
-        steps in prop::collection::vec(step(), 1..40),
+        steps in prop::collection::vec(step(), 1..32),
         wakeups: bool,
     ) {
         run(steps, RenewalPolicy::never().hold_at_most(millis(250)), wakeups);
