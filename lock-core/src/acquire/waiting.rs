@@ -100,7 +100,7 @@ impl<'a> Waiting<'a> {
             other => other,
         };
         let busy = matches!(last, Last::Busy(..));
-        if busy && !(counted && self.draw_delay().is_none()) && self.subscribe().await? {
+        if busy && !(counted && self.draw_delay().is_none()) && self.subscribe().await {
             // What was released before the subscription was in force is found by this attempt.
             return Ok(());
         }
@@ -166,10 +166,10 @@ impl<'a> Waiting<'a> {
     }
 
     /// Subscribes if that was not tried yet for this place in line; true if a subscription has just come into force.
-    async fn subscribe(&mut self) -> Result<bool, LockError> {
+    async fn subscribe(&mut self) -> bool {
         let acquirer = self.acquirer;
         let Some(wakeups) = &acquirer.store.wakeups else {
-            return Ok(false);
+            return false;
         };
         let place = self.place.as_ref().map(|kept| kept.place.clone());
         let early = match &self.wakeup {
@@ -178,7 +178,7 @@ impl<'a> Waiting<'a> {
             Subscription::None(tried) | Subscription::Some(_, tried) if *tried != place => {
                 MIN_DELAY.saturating_sub(self.attempted.elapsed())
             }
-            Subscription::None(_) | Subscription::Some(..) => return Ok(false),
+            Subscription::None(_) | Subscription::Some(..) => return false,
         };
         let limit = self
             .left()
@@ -191,15 +191,13 @@ impl<'a> Waiting<'a> {
             wakeups.subscribe(&acquirer.key, place.as_ref()).await
         };
         let subscribed = timer::timeout(limit, or_closed(&acquirer.store, subscribe)).await;
-        acquirer.store.check_open(&acquirer.key)?;
-        let subscribed = subscribed.flatten();
-        let in_force = matches!(subscribed, Some(Ok(_)));
-        self.wakeup = match subscribed {
+        let in_force = matches!(subscribed, Some(Some(Ok(_))));
+        self.wakeup = match subscribed.flatten() {
             Some(Ok(wakeup)) => Subscription::Some(wakeup, place),
             // The policy's delays serve instead.
             Some(Err(_)) | None => Subscription::None(place),
         };
-        Ok(in_force)
+        in_force
     }
 
     /// Waits for `pause`; true if woken before.
