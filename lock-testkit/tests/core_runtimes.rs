@@ -346,6 +346,8 @@ async fn a_grant_that_arrives_during_a_shutdown_is_given_back() {
         let error = waiter.await.unwrap().unwrap_err();
         assert!(matches!(error, LockError::Closed { .. }), "{error:?}");
         leaks.assert_none(CLEAN).await;
+        let releases = backend.calls_of(Op::Release).len();
+        assert_eq!(releases, 1, "granted, so that nothing comes late");
     }
 }
 

@@ -105,7 +105,7 @@ impl<'a> Waiting<'a> {
             other => other,
         };
         let busy = matches!(last, Last::Busy(..));
-        if busy && !(counted && self.draw_delay().is_none()) && self.subscribe().await? {
+        if busy && !(counted && self.draw_delay().is_none()) && self.subscribe().await {
             // What was released before the subscription was in force is found by this attempt.
             return Ok(());
         }
@@ -172,10 +172,10 @@ impl<'a> Waiting<'a> {
     }
 
     /// Subscribes if that was not tried yet for this place in line; true if a subscription has just come into force.
-    async fn subscribe(&mut self) -> Result<bool, LockError> {
+    async fn subscribe(&mut self) -> bool {
         let acquirer = self.acquirer;
         let Some(wakeups) = &acquirer.store.wakeups else {
-            return Ok(false);
+            return false;
         };
         let place = self.place.as_ref().map(|kept| kept.place.clone());
         let early = match &self.wakeup {
@@ -185,7 +185,7 @@ impl<'a> Waiting<'a> {
             Subscription::None(tried, _) | Subscription::Some(_, tried) if *tried != place => {
                 MIN_DELAY.saturating_sub(self.attempted.elapsed())
             }
-            Subscription::None(..) | Subscription::Some(..) => return Ok(false),
+            Subscription::None(..) | Subscription::Some(..) => return false,
         };
         let limit = self
             .left()
@@ -198,15 +198,13 @@ impl<'a> Waiting<'a> {
             wakeups.subscribe(&acquirer.key, place.as_ref()).await
         };
         let subscribed = timer::timeout(limit, or_closed(&acquirer.store, subscribe)).await;
-        acquirer.store.check_open(&acquirer.key)?;
-        let subscribed = subscribed.flatten();
-        let in_force = matches!(subscribed, Some(Ok(_)));
-        self.wakeup = match subscribed {
+        let in_force = matches!(subscribed, Some(Some(Ok(_))));
+        self.wakeup = match subscribed.flatten() {
             Some(Ok(wakeup)) => Subscription::Some(wakeup, place),
             // The policy's delays serve instead.
             Some(Err(_)) | None => Subscription::None(place, Moment::now()),
         };
-        Ok(in_force)
+        in_force
     }
 
     /// Waits for `pause`; true if woken before.
