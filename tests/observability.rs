@@ -1,0 +1,244 @@
+//! What locks tell to `tracing` and to `metrics`: every outcome, with bounded fields, and never an owner.
+#![allow(
+    clippy::unwrap_used,
+    clippy::arithmetic_side_effects,
+    reason = "a test"
+)]
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use fencelock::{
+    BackendCall, BackendError, LockError, Locks, LossReason, MemoryBackend, Observed, RetryPolicy,
+};
+use lock_testkit::{Effect, Op, Scripted};
+use metrics_util::debugging::{DebugValue, DebuggingRecorder};
+use tokio::time::sleep;
+
+const MS: Duration = Duration::from_millis(1);
+const TTL: Duration = Duration::from_millis(300);
+
+/// A writer that keeps what is logged.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+
+    fn subscriber(&self, level: tracing::Level) -> impl tracing::Subscriber + Send + Sync + use<> {
+        let log = self.clone();
+        tracing_subscriber::fmt()
+            .with_max_level(level)
+            .with_ansi(false)
+            .with_writer(move || log.clone())
+            .finish()
+    }
+}
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A life with everything in it: taken, busy, waited for, renewed, failed, extended, lost, released.
+async fn life(backend: &Scripted) {
+    let locks = Locks::new(backend.clone()).with_ttl(TTL).with_label("me");
+    let guard = locks.lock("secret-name").acquire().await.unwrap();
+    assert!(
+        locks
+            .lock("secret-name")
+            .try_acquire()
+            .await
+            .unwrap_err()
+            .is_busy()
+    );
+    let brief = RetryPolicy::every(MS).at_most(1);
+    let timed_out = locks.lock("secret-name").with_retry(brief).acquire().await;
+    assert!(matches!(timed_out, Err(LockError::TimedOut { .. })));
+    sleep(TTL).await;
+    guard.extend(TTL).await.unwrap();
+    backend
+        .on(Op::Renew)
+        .next(Effect::FailBefore(BackendError::transient("refused")));
+    sleep(TTL).await;
+    guard.release().await.unwrap();
+
+    let guard = locks.lock("secret-name").acquire().await.unwrap();
+    backend.evict("secret-name");
+    assert_eq!(guard.lost().await, LossReason::Absent);
+    drop(guard);
+
+    backend
+        .on(Op::Acquire)
+        .next(Effect::LoseReply(BackendError::unknown("cut")));
+    let unknown = locks.lock("secret-name").try_acquire().await;
+    assert!(matches!(unknown, Err(LockError::Unknown { .. })));
+    sleep(TTL).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_step_of_a_lock_is_traced_and_no_owner_is() {
+    let (log, backend) = (Log::default(), Scripted::honest());
+    let tracing = tracing::subscriber::set_default(log.subscriber(tracing::Level::TRACE));
+    life(&backend).await;
+    drop(tracing);
+
+    let text = log.text();
+    for expected in [
+        "outcome=\"acquired\"",
+        "outcome=\"busy\"",
+        "outcome=\"timed_out\"",
+        "outcome=\"unknown\"",
+        "outcome=\"held\"",
+        "outcome=\"failed\"",
+        "outcome=\"released\"",
+        "a lock was lost",
+        "acquire{key=\"secret-name\"}",
+        "wait",
+    ] {
+        assert!(text.contains(expected), "no {expected} in:\n{text}");
+    }
+    let owners: Vec<_> = backend
+        .calls()
+        .into_iter()
+        .filter_map(|call| call.owner)
+        .collect();
+    assert!(owners.len() > 5);
+    for owner in owners {
+        assert!(
+            !text.contains(&owner.expose()[..32]),
+            "an owner in:\n{text}"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn keys_are_named_at_level_debug_only() {
+    let log = Log::default();
+    let tracing = tracing::subscriber::set_default(log.subscriber(tracing::Level::INFO));
+    life(&Scripted::honest()).await;
+    drop(tracing);
+    let text = log.text();
+    assert!(text.contains("a lock was lost"), "{text}");
+    assert!(!text.contains("secret-name"), "{text}");
+}
+
+#[test]
+fn metrics_count_outcomes_without_keys() {
+    let recorder = DebuggingRecorder::new();
+    let snapshotter = recorder.snapshotter();
+    metrics::with_local_recorder(&recorder, || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .unwrap();
+        runtime.block_on(life(&Scripted::honest()));
+    });
+    let mut counted = BTreeMap::new();
+    for (key, _, _, value) in snapshotter.snapshot().into_vec() {
+        let key = key.key();
+        let labels: Vec<_> = key.labels().map(|label| label.value().to_owned()).collect();
+        assert!(
+            labels.iter().all(|label| !label.contains("secret-name")),
+            "{labels:?}"
+        );
+        let count = match value {
+            DebugValue::Counter(count) => count,
+            DebugValue::Histogram(values) => values.len() as u64,
+            DebugValue::Gauge(_) => panic!("no gauge is documented"),
+        };
+        counted.insert((key.name().to_owned(), labels.join(",")), count);
+    }
+    let count = |name: &str, label: &str| {
+        *counted
+            .get(&(name.to_owned(), label.to_owned()))
+            .unwrap_or_else(|| panic!("{name} {label}: {counted:?}"))
+    };
+    assert_eq!(count("fencelock_acquisitions_total", "acquired"), 2);
+    assert_eq!(count("fencelock_acquisitions_total", "busy"), 1);
+    assert_eq!(count("fencelock_acquisitions_total", "timed_out"), 1);
+    assert_eq!(count("fencelock_acquisitions_total", "unknown"), 1);
+    assert_eq!(count("fencelock_wait_seconds", "acquired"), 2);
+    assert_eq!(count("fencelock_hold_seconds", ""), 2);
+    assert_eq!(count("fencelock_losses_total", "absent"), 1);
+    assert_eq!(count("fencelock_releases_total", "released"), 1);
+    assert_eq!(count("fencelock_renewals_total", "failed"), 1);
+    assert!(count("fencelock_renewals_total", "held") >= 3);
+}
+
+#[test]
+fn a_subscriber_that_panics_or_asks_the_guard_reaches_no_drop() {
+    struct Panics;
+    impl Write for Panics {
+        fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
+            panic!("a subscriber panics");
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let backend = Scripted::honest();
+        let guard = Locks::new(backend.clone())
+            .lock("k")
+            .acquire()
+            .await
+            .unwrap();
+        let subscriber = tracing_subscriber::fmt().with_writer(|| Panics).finish();
+        backend.evict("k");
+        let tracing = tracing::subscriber::set_default(subscriber);
+        assert_eq!(guard.lost().await, LossReason::Absent);
+        drop(guard);
+        drop(tracing);
+    });
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_observed_backend_tells_of_every_call_and_keeps_its_promises() {
+    let seen: Arc<Mutex<Vec<(&'static str, &'static str)>>> = Arc::default();
+    let observer = {
+        let seen = Arc::clone(&seen);
+        move |call: &BackendCall<'_>| {
+            assert!(call.took < Duration::from_secs(1));
+            seen.lock().unwrap().push((call.method, call.outcome));
+            panic!("an observer panics");
+        }
+    };
+    let backend = MemoryBackend::new();
+    let locks = Locks::new(Observed::new(backend.clone(), observer)).with_ttl(TTL);
+    let lock = locks.lock("k");
+    let guard = lock.acquire().await.unwrap();
+    lock.try_acquire().await.unwrap_err();
+    lock.status().await.unwrap().unwrap();
+    sleep(TTL).await;
+    assert!(guard.is_held());
+    guard.release().await.unwrap();
+    assert!(lock.status().await.unwrap().is_none());
+    let seen = seen.lock().unwrap();
+    for expected in [
+        ("try_acquire", "granted"),
+        ("try_acquire", "busy"),
+        ("inspect", "held"),
+        ("renew", "held"),
+        ("release", "held"),
+        ("inspect", "free"),
+    ] {
+        assert!(seen.contains(&expected), "no {expected:?} in {seen:?}");
+    }
+}
