@@ -34,11 +34,16 @@ fn multi() -> Runtime {
 
 // Runtimes that come and go. Real time, so short ttls.
 
-/// Renewed every 30 ms or less.
-const SHORT: Duration = Duration::from_millis(90);
+/// Short, and yet longer than a busy machine lets a task wait.
+const SHORT: Duration = Duration::from_millis(200);
+
+fn short(locks: Locks) -> Locks {
+    let renewal = RenewalPolicy::per_ttl(8);
+    locks.with_ttl(SHORT).with_renewal(renewal)
+}
 
 static BACKEND: LazyLock<Scripted> = LazyLock::new(Scripted::honest);
-static LOCKS: LazyLock<Locks> = LazyLock::new(|| locks(&BACKEND).with_ttl(SHORT));
+static LOCKS: LazyLock<Locks> = LazyLock::new(|| short(locks(&BACKEND)));
 
 #[test]
 fn locks_in_a_static_serve_one_runtime_after_the_other() {
@@ -49,7 +54,7 @@ fn locks_in_a_static_serve_one_runtime_after_the_other() {
             let guard = LOCKS.lock("k").acquire().await.unwrap();
             let waiting = LOCKS.lock("k");
             let waiter = spawn(async move { waiting.acquire().await });
-            sleep(2 * SHORT).await;
+            sleep(SHORT * 3 / 2).await;
             assert!(guard.is_held(), "renewed on runtime {n}");
             assert!(BACKEND.calls_of(Op::Renew).len() >= renewals + 3);
             guard.release().await.unwrap();
@@ -95,13 +100,13 @@ fn a_guard_is_released_and_extended_on_another_runtime_than_its_own() {
 #[test]
 fn a_runtime_that_nobody_drives_does_not_stop_renewal_on_another() {
     let backend = Scripted::honest();
-    let locks = locks(&backend).with_ttl(SHORT);
+    let locks = short(locks(&backend));
     let undriven = single();
     let stopped = undriven.block_on(locks.lock("stopped").acquire()).unwrap();
     let driven = single();
     driven.block_on(async {
         let guard = locks.lock("k").acquire().await.unwrap();
-        sleep(3 * SHORT).await;
+        sleep(SHORT * 3 / 2).await;
         assert!(guard.is_held());
         assert!(!stopped.is_held(), "by the clock");
         drop(stopped);
@@ -110,7 +115,7 @@ fn a_runtime_that_nobody_drives_does_not_stop_renewal_on_another() {
     // Driven again, it works as before.
     undriven.block_on(async {
         let guard = locks.lock("k").acquire().await.unwrap();
-        sleep(2 * SHORT).await;
+        sleep(SHORT * 3 / 2).await;
         assert!(guard.is_held());
     });
 }

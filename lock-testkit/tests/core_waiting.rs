@@ -529,7 +529,8 @@ async fn a_thousand_waiters_time_out_in_time() {
     for waiter in waiters {
         let (answer, took) = waiter.await.unwrap();
         assert!(matches!(answer, Err(LockError::TimedOut { .. })));
-        assert!(is_about(took, 500 * MS), "{took:?}");
+        // A good part of it may have been real time: see `is_about`.
+        assert!((100 * MS..500 * MS + SLACK).contains(&took), "{took:?}");
     }
     assert_eq!(backend.subscriptions(), 0);
 }
