@@ -175,6 +175,11 @@ async fn call(
     from: Option<Owner>,
 ) -> (Outcome, Option<KeptPlace>) {
     let _call = store.call();
+    if store.is_closed() {
+        // Closed before the call was counted: the shutdown does not wait for it.
+        let (error, released) = (LockError::Closed { key }, None);
+        return (Outcome::Failed { error, released }, place);
+    }
     let asked = Moment::now();
     let compensation =
         Compensation::of_attempt(&store, &renewer, &key, &owner, terms.op_timeout, terms.ttl);

@@ -164,13 +164,26 @@ impl LockGuard {
     /// # Cancel safety
     ///
     /// Dropped unfinished, it goes on in the background.
-    pub async fn release(self) -> Result<Released, LockError> {
-        self.lease.release(LossReason::Released).await
+    pub fn release(mut self) -> impl Future<Output = Result<Released, LockError>> + Send + use<> {
+        // Also if the future is dropped before it is polled.
+        self.policy = GuardPolicy::Release;
+        async move { self.lease.release(LossReason::Released).await }
     }
 
     /// Stops renewing and leaves the entry to its ttl, whatever the policy is: nobody gets the lock before.
     pub fn leave_to_expire(self) {
         self.lease.leave_to_expire();
+    }
+
+    /// Lets go as the policy says. A lock that was left to expire counts as released.
+    pub(crate) async fn let_go(self) -> Result<Released, LockError> {
+        match self.policy {
+            GuardPolicy::Release => self.release().await,
+            GuardPolicy::LeaveToExpire => {
+                self.leave_to_expire();
+                Ok(Released::Released)
+            }
+        }
     }
 
     /// Runs `future` while the lock is held. The deadline is compared before each poll and after the last.

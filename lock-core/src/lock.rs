@@ -9,15 +9,15 @@ use async_trait::async_trait;
 
 use crate::acquire::Acquirer;
 use crate::backend::Holder;
-use crate::error::LockError;
+use crate::error::{BackendError, LockError, LossReason};
 use crate::guard::LockGuard;
 use crate::key::LockKey;
+use crate::lease::Released;
 use crate::locks::option_setters;
 use crate::policy::{GuardPolicy, LockOptions, RenewalPolicy, RetryPolicy};
 use crate::shield::Shield;
 use crate::store::Store;
 use crate::timer;
-use crate::{BackendError, Released};
 
 /// Call this to take a lock; implement [`LockBackend`](crate::LockBackend) to bring a store.
 ///
@@ -131,7 +131,8 @@ impl DistributedLock {
         Shield::new(renewer.runtime(), call).await
     }
 
-    /// Takes the lock, runs `body` with its guard, and releases it. If the lock is lost, the body is dropped where it
+    /// Takes the lock, runs `body` with its guard, and releases it, or leaves it to expire if that is the
+    /// [`GuardPolicy`]. If the lock is lost, the body is dropped where it
     /// stands; the deadline is compared before each of its polls.
     ///
     /// # Errors
@@ -142,30 +143,31 @@ impl DistributedLock {
     ///
     /// # Cancel safety
     ///
-    /// Dropped unfinished, it drops the body and releases the lock in the background; likewise if the body panics.
+    /// Dropped unfinished, it drops the body and lets go of the lock in the background; likewise if the body panics.
     pub async fn with<T, E, F>(&self, body: F) -> Result<T, E>
     where
         E: From<LockError>,
         F: AsyncFnOnce(&LockGuard) -> Result<T, E>,
     {
         let guard = self.acquire().await?;
-        let result = guard.run_until_lost(body(&guard)).await?;
-        // The body's own error counts more than the loss.
-        let lost = result.is_ok().then(|| guard.check().err()).flatten();
-        if let Some(lost) = lost {
-            return Err(lost.into());
-        }
-        let released = guard.release().await;
-        let value = result?;
-        match released {
-            Ok(Released::Expired) => Err(self.lost(crate::LossReason::Absent).into()),
-            Ok(Released::TakenOver) => Err(self.lost(crate::LossReason::Taken).into()),
+        let value = match guard.run_until_lost(body(&guard)).await? {
+            Ok(value) => value,
+            // The body's own error counts more than what becomes of the lock.
+            Err(error) => {
+                let _ = guard.let_go().await;
+                return Err(error);
+            }
+        };
+        guard.check()?;
+        match guard.let_go().await {
+            Ok(Released::Expired) => Err(self.lost(LossReason::Absent).into()),
+            Ok(Released::TakenOver) => Err(self.lost(LossReason::Taken).into()),
             Err(error @ LockError::Lost { .. }) => Err(error.into()),
             Ok(Released::Released) | Err(_) => Ok(value),
         }
     }
 
-    fn lost(&self, reason: crate::LossReason) -> LockError {
+    fn lost(&self, reason: LossReason) -> LockError {
         LockError::Lost {
             key: self.key.clone(),
             reason,

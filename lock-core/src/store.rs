@@ -69,9 +69,12 @@ impl Store {
             .collect()
     }
 
+    // Who counts a call looks at `closed` afterwards, and who closes looks at `calls` afterwards: in one total order, one
+    // of them sees the other.
+
     /// Counts a call to the backend, or a series of them, until the token is dropped.
     pub(crate) fn call(self: &Arc<Self>) -> Call {
-        self.calls.fetch_add(1, Ordering::AcqRel);
+        self.calls.fetch_add(1, Ordering::SeqCst);
         Call(Arc::clone(self))
     }
 
@@ -79,7 +82,7 @@ impl Store {
     pub(crate) async fn idle(&self) {
         loop {
             let idle = self.idle.notified();
-            if self.calls.load(Ordering::Acquire) == 0 {
+            if self.calls.load(Ordering::SeqCst) == 0 {
                 return;
             }
             idle.await;
@@ -88,12 +91,12 @@ impl Store {
 
     /// Refuses everything new from now on.
     pub(crate) fn close(&self) {
-        self.closed.store(true, Ordering::Release);
+        self.closed.store(true, Ordering::SeqCst);
         self.closing.notify_waiters();
     }
 
     pub(crate) fn is_closed(&self) -> bool {
-        self.closed.load(Ordering::Acquire)
+        self.closed.load(Ordering::SeqCst)
     }
 
     pub(crate) fn check_open(&self, key: &LockKey) -> Result<(), LockError> {
@@ -134,7 +137,7 @@ pub(crate) struct Call(Arc<Store>);
 
 impl Drop for Call {
     fn drop(&mut self) {
-        if self.0.calls.fetch_sub(1, Ordering::AcqRel) == 1 {
+        if self.0.calls.fetch_sub(1, Ordering::SeqCst) == 1 {
             self.0.idle.notify_waiters();
         }
     }
