@@ -8,9 +8,11 @@
     allow(unused_variables, reason = "not everything is told to everybody")
 )]
 
+#[cfg(any(feature = "tracing", feature = "metrics"))]
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
+use crate::clock::Moment;
 use crate::error::{LockError, LossReason};
 use crate::key::LockKey;
 use crate::lease::Released;
@@ -60,10 +62,13 @@ pub(crate) fn renewed(key: &LockKey, outcome: &'static str) {
     metrics::counter!("fencelock_renewals_total", "outcome" => outcome).increment(1);
 }
 
-/// A lease ended after it was held for `held`.
-pub(crate) fn ended(key: &LockKey, held: Duration, reason: LossReason) {
-    // A guard's drop may come through here, and must not panic because a subscriber does.
+/// A lease that was granted at that moment ended.
+pub(crate) fn ended(key: &LockKey, granted: Moment, reason: LossReason) {
+    // A guard's drop may come through here, and must not panic because a subscriber does, or because tokio's clock is
+    // gone already in the destructor of a thread-local.
+    #[cfg(any(feature = "tracing", feature = "metrics"))]
     let _ = catch_unwind(AssertUnwindSafe(|| {
+        let held = granted.elapsed();
         #[cfg(feature = "metrics")]
         metrics::histogram!("fencelock_hold_seconds").record(held);
         if reason != LossReason::Released {
@@ -72,6 +77,7 @@ pub(crate) fn ended(key: &LockKey, held: Duration, reason: LossReason) {
     }));
 }
 
+#[cfg(any(feature = "tracing", feature = "metrics"))]
 fn lost(key: &LockKey, held: Duration, reason: LossReason) {
     #[cfg(feature = "tracing")]
     {

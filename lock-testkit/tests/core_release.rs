@@ -11,6 +11,7 @@
 mod common_acquire;
 
 use std::cell::RefCell;
+use std::error::Error;
 use std::thread;
 use std::time::Duration;
 
@@ -237,9 +238,27 @@ async fn a_release_releases_under_every_policy() {
     let lock = lock(&backend).with_guard(GuardPolicy::LeaveToExpire);
     let guard = lock.acquire().await.unwrap();
     assert_eq!(guard.release().await.unwrap(), Released::Released);
-    let value = lock.with(async |_| Ok::<_, LockError>(7)).await;
-    assert_eq!(value.unwrap(), 7);
     assert!(is_free(&backend));
+    // Also one that is dropped before it was polled.
+    drop(lock.acquire().await.unwrap().release());
+    sleep(MS).await;
+    assert!(is_free(&backend));
+}
+
+#[tokio::test(start_paused = true)]
+async fn with_lets_go_as_the_policy_says() {
+    let backend = Scripted::honest();
+    let lock = lock(&backend).with_guard(GuardPolicy::LeaveToExpire);
+    for body in [Ok(7), Err("no")] {
+        let result = lock
+            .with(async |_| body.map_err(Box::<dyn Error>::from))
+            .await;
+        assert_eq!(result.is_ok(), body.is_ok());
+        assert!(!is_free(&backend), "left to its ttl");
+        sleep(TTL).await;
+        assert!(is_free(&backend));
+    }
+    assert!(backend.calls_of(Op::Release).is_empty());
 }
 
 #[tokio::test(start_paused = true)]

@@ -42,7 +42,7 @@ pub(super) struct Locked<'a> {
 struct News<'a> {
     changed: &'a Notify,
     told: bool,
-    ended: Option<(&'a LockKey, Duration, LossReason)>,
+    ended: Option<(&'a LockKey, Moment, LossReason)>,
 }
 
 impl<'a> Locked<'a> {
@@ -63,7 +63,7 @@ impl<'a> Locked<'a> {
     /// Ends the lease of `key`, and tells of it.
     pub(super) fn end(&mut self, key: &'a LockKey, reason: LossReason) {
         self.ended = Some(reason);
-        self.news.ended = Some((key, self.granted.elapsed(), reason));
+        self.news.ended = Some((key, self.granted, reason));
         self.tell();
     }
 }
@@ -87,8 +87,8 @@ impl Drop for News<'_> {
         if self.told {
             let _ = catch_unwind(AssertUnwindSafe(|| self.changed.notify_waiters()));
         }
-        if let Some((key, held, reason)) = self.ended {
-            observe::ended(key, held, reason);
+        if let Some((key, granted, reason)) = self.ended {
+            observe::ended(key, granted, reason);
         }
     }
 }
