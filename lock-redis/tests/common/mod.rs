@@ -5,15 +5,41 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lock_core::{
-    AcquireRequest, Attempt, BackendError, Busy, FencingRange, LockBackend, LockKey, Owner,
-    Ownership, Renew, RenewRequest,
+    AcquireRequest, Attempt, BackendError, Busy, FencingRange, LockBackend, LockGuard, LockKey,
+    Locks, Owner, Ownership, Renew, RenewRequest,
 };
+use lock_redis::RedisBackend;
 use lock_testkit::server::RedisServer;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
 pub const TTL: Duration = Duration::from_secs(30);
+
+pub const MS: Duration = Duration::from_millis(1);
+
+pub const SECOND: Duration = Duration::from_secs(1);
+
+/// Locks on a client of their own, as another process has them.
+pub async fn locks(server: &RedisServer) -> Locks {
+    Locks::new(RedisBackend::connect(server.url()).await.unwrap())
+}
+
+/// The number of the guard's fencing token.
+pub fn token(guard: &LockGuard) -> u64 {
+    guard.fencing_token().unwrap().get()
+}
+
+/// All keys but the fencing counters.
+pub fn entries(server: &RedisServer) -> Vec<String> {
+    let keys = server.cli(&["KEYS", "*"]);
+    let keys = keys.array().iter().map(|key| key.text());
+    keys.filter(|key| !key.ends_with(":fence")).collect()
+}
+
+pub fn exists(server: &RedisServer, key: &str) -> bool {
+    server.cli(&["EXISTS", key]).integer() == 1
+}
 
 pub fn key(name: &str) -> LockKey {
     LockKey::new(name).unwrap()
