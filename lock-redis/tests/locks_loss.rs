@@ -286,7 +286,7 @@ async fn with_stops_its_body_when_the_lock_is_deleted() {
     let failed = locks.with("k", async |guard| {
         server.cli(&["DEL", "k"]);
         Err::<(), _>(guard.check().err().map_or("mine", |_| "lost"))
-            .map_err(|text| Box::<dyn std::error::Error + Send + Sync>::from(text))
+            .map_err(Box::<dyn std::error::Error + Send + Sync>::from)
     });
     assert_eq!(failed.await.unwrap_err().to_string(), "mine");
 }

@@ -9,41 +9,12 @@
 mod common;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
-use std::time::Duration;
 
 use common::*;
 use futures_util::future::join_all;
 use lock_core::{LockError, Moment, Released, RenewalPolicy};
 use lock_testkit::server::RedisServer;
 use tokio::time::sleep;
-
-/// Does something to the server again and again, on a thread of its own, until it is dropped.
-struct Nuisance(Arc<AtomicBool>, Option<JoinHandle<()>>);
-
-impl Nuisance {
-    fn start(server: &Arc<RedisServer>, pause: Duration, command: &'static [&str]) -> Self {
-        let (over, server) = (Arc::new(AtomicBool::new(false)), Arc::clone(server));
-        let thread = {
-            let over = Arc::clone(&over);
-            std::thread::spawn(move || {
-                while !over.load(Ordering::SeqCst) {
-                    server.cli(command);
-                    std::thread::sleep(pause);
-                }
-            })
-        };
-        Self(over, Some(thread))
-    }
-}
-
-impl Drop for Nuisance {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::SeqCst);
-        self.1.take().unwrap().join().unwrap();
-    }
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lock_outlives_five_ttls_while_somebody_tries_to_get_it() {
@@ -78,7 +49,7 @@ async fn a_script_cache_that_is_lost_all_the_time_loses_no_lock() {
     let server = Arc::new(RedisServer::start());
     let ttl = 800 * MS;
     let locks = locks(&server).await.with_ttl(ttl);
-    let _flushes = Nuisance::start(&server, MS, &["SCRIPT", "FLUSH"]);
+    let _flushes = Nuisance::commands(&server, MS, &["SCRIPT", "FLUSH"]);
     let guard = locks.lock("k").acquire().await.unwrap();
     let start = Moment::now();
     while start.elapsed() < 3 * ttl {
@@ -94,7 +65,7 @@ async fn connections_that_are_killed_all_the_time_lose_no_lock() {
     let server = Arc::new(RedisServer::start());
     let locks = locks(&server).await.with_ttl(2 * SECOND);
     let guard = locks.lock("k").acquire().await.unwrap();
-    let killing = Nuisance::start(&server, 50 * MS, &["CLIENT", "KILL", "TYPE", "normal"]);
+    let killing = Nuisance::commands(&server, 50 * MS, &["CLIENT", "KILL", "TYPE", "normal"]);
     let start = Moment::now();
     let (mut taken, mut failed) = (0, 0);
     while start.elapsed() < 3 * SECOND {

@@ -2,6 +2,8 @@
 #![allow(dead_code, unreachable_pub, reason = "each test file uses a part")]
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use lock_core::{
@@ -121,6 +123,37 @@ pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
     match tokio::time::timeout(Duration::from_secs(10), future).await {
         Ok(output) => output,
         Err(_) => panic!("not within ten seconds: {what}"),
+    }
+}
+
+/// Does something to the server again and again, on a thread of its own, until it is dropped.
+pub struct Nuisance(Arc<AtomicBool>, Option<JoinHandle<()>>);
+
+impl Nuisance {
+    /// Sends `command` after each `pause`.
+    pub fn commands(server: &Arc<RedisServer>, pause: Duration, command: &'static [&str]) -> Self {
+        let server = Arc::clone(server);
+        Self::start(pause, move || drop(server.cli(command)))
+    }
+
+    pub fn start(pause: Duration, act: impl Fn() + Send + 'static) -> Self {
+        let over = Arc::new(AtomicBool::new(false));
+        let told = Arc::clone(&over);
+        let thread = std::thread::spawn(move || {
+            while !told.load(Ordering::SeqCst) {
+                act();
+                std::thread::sleep(pause);
+            }
+        });
+        Self(over, Some(thread))
+    }
+}
+
+impl Drop for Nuisance {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+        let ended = self.1.take().map(JoinHandle::join);
+        assert!(std::thread::panicking() || matches!(ended, Some(Ok(()))));
     }
 }
 
