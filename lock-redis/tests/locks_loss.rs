@@ -285,8 +285,8 @@ async fn with_stops_its_body_when_the_lock_is_deleted() {
     server.cli(&["DEL", "k"]);
     let failed = locks.with("k", async |guard| {
         server.cli(&["DEL", "k"]);
-        Err::<(), _>(guard.check().err().map_or("mine", |_| "lost"))
-            .map_err(Box::<dyn std::error::Error + Send + Sync>::from)
+        assert!(guard.is_held(), "nobody has told yet");
+        Err::<(), Box<dyn std::error::Error + Send + Sync>>("mine".into())
     });
     assert_eq!(failed.await.unwrap_err().to_string(), "mine");
 }
