@@ -22,6 +22,14 @@ impl<const PAUSED: bool> Fixture for Memory<PAUSED> {
         self.0.evict(key.as_str());
         true
     }
+
+    /// In virtual time the cases wait for the ttl itself.
+    async fn expire(&self, key: &LockKey) -> bool {
+        if !PAUSED {
+            self.0.expire(key.as_str());
+        }
+        !PAUSED
+    }
 }
 
 mod paused {

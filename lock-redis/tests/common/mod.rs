@@ -2,18 +2,46 @@
 #![allow(dead_code, unreachable_pub, reason = "each test file uses a part")]
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use lock_core::{
-    AcquireRequest, Attempt, BackendError, Busy, FencingRange, LockBackend, LockKey, Owner,
-    Ownership, Renew, RenewRequest,
+    AcquireRequest, Attempt, BackendError, Busy, FencingRange, LockBackend, LockGuard, LockKey,
+    Locks, Owner, Ownership, Renew, RenewRequest,
 };
+use lock_redis::RedisBackend;
 use lock_testkit::server::RedisServer;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
 pub const TTL: Duration = Duration::from_secs(30);
+
+pub const MS: Duration = Duration::from_millis(1);
+
+pub const SECOND: Duration = Duration::from_secs(1);
+
+/// Locks on a client of their own, as another process has them.
+pub async fn locks(server: &RedisServer) -> Locks {
+    Locks::new(RedisBackend::connect(server.url()).await.unwrap())
+}
+
+/// The number of the guard's fencing token.
+pub fn token(guard: &LockGuard) -> u64 {
+    guard.fencing_token().unwrap().get()
+}
+
+/// All keys but the fencing counters.
+pub fn entries(server: &RedisServer) -> Vec<String> {
+    let keys = server.cli(&["KEYS", "*"]);
+    let keys = keys.array().iter().map(|key| key.text());
+    keys.filter(|key| !key.ends_with(":fence")).collect()
+}
+
+pub fn exists(server: &RedisServer, key: &str) -> bool {
+    server.cli(&["EXISTS", key]).integer() == 1
+}
 
 pub fn key(name: &str) -> LockKey {
     LockKey::new(name).unwrap()
@@ -95,6 +123,37 @@ pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
     match tokio::time::timeout(Duration::from_secs(10), future).await {
         Ok(output) => output,
         Err(_) => panic!("not within ten seconds: {what}"),
+    }
+}
+
+/// Does something to the server again and again, on a thread of its own, until it is dropped.
+pub struct Nuisance(Arc<AtomicBool>, Option<JoinHandle<()>>);
+
+impl Nuisance {
+    /// Sends `command` after each `pause`.
+    pub fn commands(server: &Arc<RedisServer>, pause: Duration, command: &'static [&str]) -> Self {
+        let server = Arc::clone(server);
+        Self::start(pause, move || drop(server.cli(command)))
+    }
+
+    pub fn start(pause: Duration, act: impl Fn() + Send + 'static) -> Self {
+        let over = Arc::new(AtomicBool::new(false));
+        let told = Arc::clone(&over);
+        let thread = std::thread::spawn(move || {
+            while !told.load(Ordering::SeqCst) {
+                act();
+                std::thread::sleep(pause);
+            }
+        });
+        Self(over, Some(thread))
+    }
+}
+
+impl Drop for Nuisance {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+        let ended = self.1.take().map(JoinHandle::join);
+        assert!(std::thread::panicking() || matches!(ended, Some(Ok(()))));
     }
 }
 

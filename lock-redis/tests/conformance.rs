@@ -1,0 +1,103 @@
+//! lock-redis keeps every promise of a backend: over RESP3 as the default user, and over RESP2 as one with the least rights.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+
+use std::thread;
+
+use lock_core::LockKey;
+use lock_redis::RedisBackend;
+use lock_testkit::Fixture;
+use lock_testkit::server::{RedisServer, Reply};
+
+/// A server of its own for each case: one starts in 20 ms, and is stopped when the case ends, however it ends.
+struct Redis<const LEAST_RIGHTS: bool>(RedisServer);
+
+impl<const LEAST_RIGHTS: bool> Fixture for Redis<LEAST_RIGHTS> {
+    type Backend = RedisBackend;
+
+    async fn start() -> Self {
+        let server = RedisServer::start();
+        if LEAST_RIGHTS {
+            // As in the crate's documentation.
+            let rules = "on >pw resetkeys resetchannels -@all ~lock:* &lock:* \
+                 +evalsha +eval +set +get +getrange +type +del +pexpire +pttl +time \
+                 +publish +subscribe +unsubscribe +ping";
+            let mut command = vec!["ACL", "SETUSER", "locks"];
+            command.extend(rules.split_whitespace());
+            assert_eq!(server.cli(&command).text(), "OK");
+        }
+        Self(server)
+    }
+
+    async fn client(&self) -> RedisBackend {
+        let url = if LEAST_RIGHTS {
+            format!(
+                "redis://locks:pw@127.0.0.1:{}?protocol=resp2",
+                self.0.port()
+            )
+        } else {
+            self.0.url()
+        };
+        RedisBackend::connect(url).await.unwrap()
+    }
+
+    fn prefix(&self) -> &str {
+        if LEAST_RIGHTS { "lock:" } else { "" }
+    }
+
+    async fn evict(&self, key: &LockKey) -> bool {
+        self.0.cli(&["DEL", key.as_str()]);
+        true
+    }
+
+    async fn expire(&self, key: &LockKey) -> bool {
+        self.0.cli(&["PEXPIRE", key.as_str(), "1"]);
+        true
+    }
+
+    async fn obstruct(&self, key: &LockKey) -> bool {
+        self.0.cli(&["HSET", key.as_str(), "a", "b"]);
+        true
+    }
+}
+
+/// After each case: whatever the backend wrote has an end, and nothing was refused for want of a right.
+impl<const LEAST_RIGHTS: bool> Drop for Redis<LEAST_RIGHTS> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            return;
+        }
+        for (key, left) in strings(&self.0) {
+            // -2: ended since it was listed.
+            assert!(left > 0 || left == -2, "{key:?} has no end: PTTL {left}");
+        }
+        let refused = self.0.cli(&["ACL", "LOG"]);
+        assert_eq!(refused, Reply::Array(vec![]));
+    }
+}
+
+/// All keys that hold strings, which is what the backend writes, and their PTTL.
+fn strings(server: &RedisServer) -> Vec<(Vec<u8>, i64)> {
+    let (mut found, mut cursor) = (Vec::new(), "0".to_owned());
+    loop {
+        let page = server.cli(&["SCAN", &cursor, "COUNT", "1000", "TYPE", "string"]);
+        for key in page.array()[1].array() {
+            let Reply::Bulk(key) = key else {
+                panic!("{key:?} is no key")
+            };
+            let left = server.cli_bytes(&[b"PTTL", key]).integer();
+            found.push((key.clone(), left));
+        }
+        cursor = page.array()[0].text();
+        if cursor == "0" {
+            return found;
+        }
+    }
+}
+
+mod resp3 {
+    lock_testkit::conformance!(super::Redis<false>);
+}
+
+mod resp2_with_the_least_rights {
+    lock_testkit::conformance!(super::Redis<true>);
+}
