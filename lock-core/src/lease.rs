@@ -74,6 +74,7 @@ impl Lease {
                 ended: None,
                 closed: false,
                 link: None,
+                alone: false,
             }),
         })
     }

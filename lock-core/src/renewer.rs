@@ -202,6 +202,7 @@ impl Renewer {
                     operation,
                     ttl,
                     limit,
+                    alone,
                 } => {
                     // Its deadline is watched while its renewal is under way.
                     lease.link(Duration::MAX, Duration::ZERO);
@@ -210,7 +211,11 @@ impl Renewer {
                         ttl,
                         asked: Moment::now(),
                     };
-                    batches.entry(limit).or_default().push(renewal);
+                    if alone {
+                        self.runtime.spawn(renew(vec![renewal], limit));
+                    } else {
+                        batches.entry(limit).or_default().push(renewal);
+                    }
                 }
                 Turn::Wait(pause) => lease.link(pause, Duration::ZERO),
                 Turn::Over => {}
@@ -278,7 +283,7 @@ async fn renew(mut renewals: Vec<Renewal>, limit: Duration) {
 impl Drop for Renewal {
     fn drop(&mut self) {
         if let Some(operation) = self.operation.take() {
-            operation.renewed(self.asked, self.ttl, None);
+            operation.dropped(self.asked, self.ttl);
         }
     }
 }

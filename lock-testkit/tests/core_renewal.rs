@@ -505,6 +505,57 @@ async fn a_backend_that_panics_in_one_renewal_harms_neither_this_lock_nor_others
     }
 }
 
+/// Panics whenever it is asked to renew `k0`.
+#[derive(Debug)]
+struct Poisoned(Scripted);
+
+#[async_trait]
+impl LockBackend for Poisoned {
+    async fn try_acquire<'a>(&self, request: AcquireRequest<'a>) -> Result<Attempt, BackendError> {
+        self.0.try_acquire(request).await
+    }
+
+    async fn renew<'a>(
+        &self,
+        renewals: &'a [RenewRequest<'a>],
+    ) -> Vec<Result<Ownership, BackendError>> {
+        assert!(
+            renewals.iter().all(|one| one.key.as_str() != "k0"),
+            "poisoned"
+        );
+        self.0.renew(renewals).await
+    }
+
+    async fn release(&self, key: &LockKey, owner: &Owner) -> Result<Ownership, BackendError> {
+        self.0.release(key, owner).await
+    }
+
+    async fn inspect(&self, key: &LockKey) -> Result<Option<Holder>, BackendError> {
+        self.0.inspect(key).await
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        self.0.capabilities()
+    }
+
+    fn wakeups(&self) -> Option<Arc<dyn Wakeups>> {
+        self.0.wakeups()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lock_whose_renewal_always_panics_costs_no_lock_that_was_renewed_with_it() {
+    let backend = Scripted::honest();
+    let locks = Locks::new(Poisoned(backend.clone())).with_ttl(TTL);
+    let mut guards = Vec::new();
+    for n in 0..200 {
+        guards.push(locks.lock(format!("k{n}")).try_acquire().await.unwrap());
+    }
+    sleep(10 * TTL).await;
+    assert!(!guards[0].is_held());
+    assert!(guards[1..].iter().all(LockGuard::is_held));
+}
+
 /// A waker that does what it should not.
 struct Rude<F>(F);
 

@@ -158,6 +158,12 @@ impl Operation {
         }
     }
 
+    /// The renewal was dropped without an answer: its backend panicked, or its runtime ended.
+    pub(crate) fn dropped(self, asked: Moment, ttl: Duration) {
+        self.0.state().alone = true;
+        self.renewed(asked, ttl, None);
+    }
+
     /// Asks the store until it answers or the limit is over. Retries ask for what is left to the target.
     async fn run(self, asked_for: Prolongation) -> Result<(), LockError> {
         let lease = &self.0;

@@ -29,6 +29,8 @@ pub(super) struct State {
     /// The entry was released, or is left to its ttl on purpose: nothing more is sent.
     pub(super) closed: bool,
     pub(super) link: Option<Link>,
+    /// Its last renewal ended in a panic, perhaps because of a lock it was sent with, or because of this one.
+    pub(super) alone: bool,
 }
 
 /// The state while it is locked. Those who wait for news are woken once it is unlocked: their wakers may ask the lease

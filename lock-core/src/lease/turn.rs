@@ -17,6 +17,8 @@ pub(crate) enum Turn {
         operation: Operation,
         ttl: Duration,
         limit: Duration,
+        /// Not in a batch with others.
+        alone: bool,
     },
     /// Look again after that time.
     Wait(Duration),
@@ -102,6 +104,7 @@ impl Lease {
             operation,
             ttl,
             limit,
+            alone: std::mem::take(&mut state.alone),
         }
     }
 
