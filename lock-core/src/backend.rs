@@ -44,7 +44,8 @@ pub trait LockBackend: Debug + Send + Sync + 'static {
     ///
     /// 1. Grants if there is no entry or the entry has ended, and otherwise answers busy without touching it.
     /// 2. Is idempotent for its owner: if the entry is already this owner's, it answers the same grant and
-    ///    touches nothing, because a late copy of the request must not shorten what was prolonged since.
+    ///    touches nothing, because a late copy of the request must not shorten what was prolonged since. A copy
+    ///    asks for as many tokens as the first.
     /// 3. With `request.from`: grants only while `from` owns the entry, which the new owner replaces in the same
     ///    step. Otherwise busy (or, if there is no entry, busy with an empty [`Holder`]).
     /// 4. Where the store has fencing: the grant reserves `request.tokens` numbers in the same step, all
