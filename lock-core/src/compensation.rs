@@ -15,13 +15,11 @@ use crate::timer;
 
 /// The duty to release an owner's entry, should there be one. Dropped unsettled, it is done in the background, on
 /// the runtime that was captured when the entry was asked for.
-#[derive(Debug)]
 pub(crate) struct Compensation {
     duty: Option<Duty>,
     renewer: Arc<Renewer>,
 }
 
-#[derive(Debug)]
 struct Duty {
     store: Arc<Store>,
     key: LockKey,

@@ -1,7 +1,6 @@
 //! One lease: what the store granted to one owner, from the grant to the end. Not who in this process holds it, and
 //! not when it is renewed: that is the renewer's.
 
-use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -244,14 +243,5 @@ impl Lease {
         let mut state = self.state();
         state.uncertain = true;
         state.frozen |= how == Renew::Exactly;
-    }
-}
-
-impl fmt::Debug for Lease {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Lease")
-            .field("key", &self.key)
-            .field("owner", &self.owner)
-            .finish_non_exhaustive()
     }
 }

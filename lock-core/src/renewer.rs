@@ -2,7 +2,6 @@
 //! a lease: that is the lease's.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -143,14 +142,6 @@ impl Renewer {
             list.running = false;
         }
         (due, list.next_look)
-    }
-}
-
-impl fmt::Debug for Renewer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Renewer")
-            .field("runtime", &self.runtime.id())
-            .finish_non_exhaustive()
     }
 }
 

@@ -220,6 +220,18 @@ async fn an_operation_of_unknown_outcome_keeps_the_guard() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_renewal_that_is_known_to_have_failed_leaves_no_doubt() {
+    let backend = Scripted::honest();
+    let refused = Effect::FailBefore(BackendError::transient("refused"));
+    backend.on(Op::Renew).always(refused);
+    let guard = lock(&backend).acquire().await.unwrap();
+    sleep(TTL / 3 + SECOND).await;
+    assert!(!backend.calls_of(Op::Renew).is_empty());
+    let ticket = guard.into_ticket().await.unwrap();
+    drop(locks(&backend).resume(&ticket).await.unwrap());
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_extend_of_unknown_outcome_keeps_the_guard_too() {
     let backend = Scripted::honest();
     let guard = lock(&backend).acquire().await.unwrap();

@@ -179,9 +179,6 @@ impl Operation {
             let asked = Moment::now();
             let spent = start.until(&asked);
             let ttl = target.saturating_sub(spent);
-            if spent >= limit || ttl.is_zero() {
-                return Err(last);
-            }
             // Left to itself by its caller, it may have outlived the guard.
             lease.check_held()?;
             if how == Renew::Exactly {
