@@ -11,7 +11,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use fencelock::{
-    BackendCall, BackendError, LockError, Locks, LossReason, MemoryBackend, Observed, RetryPolicy,
+    BackendCall, BackendError, LockError, LockGuard, Locks, LossReason, MemoryBackend, Observed,
+    RetryPolicy,
 };
 use lock_testkit::{Effect, Op, Scripted};
 use metrics_util::debugging::{DebugValue, DebuggingRecorder};
@@ -48,6 +49,23 @@ impl Write for Log {
     fn flush(&mut self) -> std::io::Result<()> {
         Ok(())
     }
+}
+
+/// A subscriber that panics whenever it is told something.
+fn panicking_subscriber() -> impl tracing::Subscriber + Send + Sync {
+    struct Panics;
+    impl Write for Panics {
+        fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
+            panic!("a subscriber panics");
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::TRACE)
+        .with_writer(|| Panics)
+        .finish()
 }
 
 /// A life with everything in it: taken, busy, waited for, renewed, failed, extended, lost, released.
@@ -179,15 +197,6 @@ fn metrics_count_outcomes_without_keys() {
 
 #[test]
 fn a_subscriber_that_panics_or_asks_the_guard_reaches_no_drop() {
-    struct Panics;
-    impl Write for Panics {
-        fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
-            panic!("a subscriber panics");
-        }
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
@@ -200,13 +209,56 @@ fn a_subscriber_that_panics_or_asks_the_guard_reaches_no_drop() {
             .acquire()
             .await
             .unwrap();
-        let subscriber = tracing_subscriber::fmt().with_writer(|| Panics).finish();
         backend.evict("k");
-        let tracing = tracing::subscriber::set_default(subscriber);
+        let tracing = tracing::subscriber::set_default(panicking_subscriber());
         assert_eq!(guard.lost().await, LossReason::Absent);
         drop(guard);
         drop(tracing);
     });
+}
+
+#[test]
+fn a_subscriber_that_panics_costs_no_lock() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let backend = Scripted::honest();
+        let locks = Locks::new(backend.clone()).with_ttl(TTL);
+        let mut guards = Vec::new();
+        for n in 0..20 {
+            guards.push(locks.lock(format!("k{n}")).acquire().await.unwrap());
+        }
+        let tracing = tracing::subscriber::set_default(panicking_subscriber());
+        sleep(10 * TTL).await;
+        assert!(guards.iter().all(LockGuard::is_held));
+        guards.clear();
+        sleep(TTL).await;
+        assert!(backend.entries().is_empty());
+        drop(tracing);
+    });
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_dropped_is_told_too() {
+    let (log, backend) = (Log::default(), Scripted::honest());
+    let tracing = tracing::subscriber::set_default(log.subscriber(tracing::Level::TRACE));
+    let locks = Locks::new(backend.clone()).with_ttl(TTL);
+    let guard = locks.lock("k").acquire().await.unwrap();
+    assert!(
+        tokio::time::timeout(50 * MS, locks.lock("k").acquire())
+            .await
+            .is_err()
+    );
+    assert!(!log.text().contains("outcome=\"released\""));
+    drop(guard);
+    sleep(TTL).await;
+    drop(tracing);
+    let text = log.text();
+    assert!(text.contains("outcome=\"cancelled\""), "{text}");
+    assert!(text.contains("outcome=\"released\""), "{text}");
 }
 
 #[tokio::test(start_paused = true)]

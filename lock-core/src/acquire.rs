@@ -66,33 +66,23 @@ impl Acquirer {
 
     /// One attempt.
     pub(crate) async fn try_acquire(&self) -> Result<LockGuard, LockError> {
-        let start = Moment::now();
+        let telling = Telling::new(&self.key);
         let result = observe::in_acquire_span(&self.key, self.attempt_once()).await;
-        self.told(start, result)
+        telling.of(result)
     }
 
     /// One attempt to take the lock over from `from`.
     pub(crate) async fn resume(&self, from: &Owner) -> Result<LockGuard, LockError> {
-        let start = Moment::now();
+        let telling = Telling::new(&self.key);
         let result = observe::in_acquire_span(&self.key, self.take_over(from)).await;
-        self.told(start, result)
+        telling.of(result)
     }
 
     /// Attempts until one is granted, the policy gives up, or an attempt fails in a way that no retry mends.
     pub(crate) async fn acquire(&self) -> Result<LockGuard, LockError> {
-        let start = Moment::now();
+        let telling = Telling::new(&self.key);
         let result = observe::in_acquire_span(&self.key, self.attempt_until_granted()).await;
-        self.told(start, result)
-    }
-
-    /// Tells of `result`, and hands its guard to the caller.
-    fn told(
-        &self,
-        start: Moment,
-        result: Result<LockGuard, LockError>,
-    ) -> Result<LockGuard, LockError> {
-        observe::acquired(&self.key, start.elapsed(), &result);
-        result.map(LockGuard::received)
+        telling.of(result)
     }
 
     async fn attempt_once(&self) -> Result<LockGuard, LockError> {
@@ -162,6 +152,38 @@ impl Acquirer {
         let (outcome, kept) = Shield::new(self.renewer.runtime(), call).await;
         *place = kept;
         outcome
+    }
+}
+
+/// Tells how an acquisition ended, also if its future was dropped.
+struct Telling<'a> {
+    key: &'a LockKey,
+    start: Moment,
+    told: bool,
+}
+
+impl<'a> Telling<'a> {
+    fn new(key: &'a LockKey) -> Self {
+        Self {
+            key,
+            start: Moment::now(),
+            told: false,
+        }
+    }
+
+    /// Tells of `result`, and hands its guard to the caller.
+    fn of(mut self, result: Result<LockGuard, LockError>) -> Result<LockGuard, LockError> {
+        self.told = true;
+        observe::acquired(self.key, self.start.elapsed(), &result);
+        result.map(LockGuard::received)
+    }
+}
+
+impl Drop for Telling<'_> {
+    fn drop(&mut self) {
+        if !self.told {
+            observe::cancelled(self.key, self.start);
+        }
     }
 }
 

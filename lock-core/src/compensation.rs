@@ -7,11 +7,17 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use crate::clock::Moment;
+use crate::error::BackendError;
 use crate::key::LockKey;
+use crate::lease::Released;
+use crate::observe;
 use crate::owner::Owner;
 use crate::renewer::Renewer;
 use crate::store::{Call, Store};
 use crate::timer;
+
+/// With more calls under way than this, an entry that could not be released twice is left to its ttl.
+const MAX_CALLS: usize = 1024;
 
 /// The duty to release an owner's entry, should there be one. Dropped unsettled, it is done in the background, on
 /// the runtime that was captured when the entry was asked for.
@@ -50,7 +56,7 @@ impl Compensation {
         compensation
     }
 
-    /// For an entry that was granted, and lasts for `ttl` from `asked` on.
+    /// For an entry that was granted, and may last for `ttl` from `asked` on.
     pub(crate) fn of_entry(
         store: &Arc<Store>,
         renewer: &Arc<Renewer>,
@@ -121,8 +127,14 @@ impl Duty {
         loop {
             timer::sleep(pause).await;
             let answered = self.release().await;
-            let left = self.ttl.saturating_sub(self.asked.elapsed());
+            // A request that was not answered may have been applied an op timeout later.
+            let longest = self.ttl.saturating_add(self.op_timeout);
+            let left = longest.saturating_sub(self.asked.elapsed());
             if answered || left.is_zero() {
+                return;
+            }
+            if self.store.calls() > MAX_CALLS {
+                observe::left_to_expire(&self.key);
                 return;
             }
             pause = pause.saturating_mul(2).min(left);
@@ -132,6 +144,17 @@ impl Duty {
     /// Whether the store answered.
     async fn release(&self) -> bool {
         let release = self.store.backend.release(&self.key, &self.owner);
-        matches!(timer::timeout(self.op_timeout, release).await, Some(Ok(_)))
+        let answer = timer::timeout(self.op_timeout, release).await;
+        let answer = answer.unwrap_or_else(|| {
+            let limit = self.op_timeout;
+            Err(BackendError::unknown(format!(
+                "no answer to release within {limit:?}"
+            )))
+        });
+        let answer = Released::from_answer(&self.store, &self.key, answer);
+        if !self.may_come_late {
+            observe::released(&self.key, &answer);
+        }
+        answer.is_ok()
     }
 }

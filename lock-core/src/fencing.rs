@@ -71,26 +71,40 @@ impl FencingRange {
 
 /// The checking half of fencing: admits a token unless a greater one was admitted before.
 ///
-/// One `Fence` stands in front of one resource in this process. A resource outside needs the same comparison
-/// in the same atomic step as its write:
+/// Checking and writing must be one step: an old holder that pauses between the two would write after a newer one. So
+/// one `Fence` lives beside its resource under one mutex, and [`admit`](Self::admit) is called with that locked:
+///
+/// ```
+/// use std::sync::Mutex;
+/// use lock_core::{Fence, FencingToken, StaleToken};
+///
+/// struct Account { fence: Fence, balance: u64 }
+///
+/// fn deposit(account: &Mutex<Account>, token: FencingToken, amount: u64) -> Result<(), StaleToken> {
+///     let mut account = account.lock().unwrap();
+///     account.fence.admit(token)?;
+///     account.balance += amount;
+///     Ok(())
+/// }
+///
+/// let account = Mutex::new(Account { fence: Fence::new(), balance: 0 });
+/// deposit(&account, FencingToken::new(7), 10)?;
+/// deposit(&account, FencingToken::new(7), 10)?; // one holder writes many times
+/// let stale = deposit(&account, FencingToken::new(6), 10).unwrap_err();
+/// assert_eq!(stale.newest.get(), 7);
+/// # Ok::<(), StaleToken>(())
+/// ```
+///
+/// A resource outside the process makes the same comparison in the same step as its write. In SQL, with a row that
+/// exists:
 ///
 /// ```sql
 /// -- no row changed = the token is too old: stop
 /// UPDATE account SET balance = :balance, fence = :token WHERE id = :id AND fence <= :token;
 /// ```
 ///
-/// For a file, write the token into a file beside it under an exclusive file lock: read the old token,
-/// refuse if it is greater, write the new token and only then the data.
-///
-/// ```
-/// use lock_core::{Fence, FencingToken};
-///
-/// let fence = Fence::new();
-/// assert!(fence.admit(FencingToken::new(7)).is_ok());
-/// assert!(fence.admit(FencingToken::new(7)).is_ok(), "one holder writes many times");
-/// let stale = fence.admit(FencingToken::new(6)).unwrap_err();
-/// assert_eq!(stale.newest.get(), 7);
-/// ```
+/// For a file, keep the token in a file beside it and hold an exclusive file lock from the look at the old token
+/// until the data is written: refuse if the old one is greater, else write the new token, then the data.
 #[derive(Debug, Default)]
 pub struct Fence {
     newest: AtomicU64,

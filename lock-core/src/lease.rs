@@ -67,6 +67,7 @@ impl Lease {
                 granted: asked,
                 asked,
                 ttl: terms.ttl,
+                latest: (asked, terms.ttl),
                 frozen: false,
                 uncertain: false,
                 progress: asked,
@@ -221,6 +222,23 @@ impl Lease {
         if left(validity(ttl), &asked, &now) > left(validity(state.ttl), &state.asked, &now) {
             state.asked = asked;
             state.ttl = ttl;
+        }
+    }
+
+    /// The store is about to be asked for an entry of at least `ttl`.
+    pub(crate) fn asks(&self, asked: Moment, ttl: Duration) {
+        let mut state = self.state();
+        let now = Moment::now();
+        if left(ttl, &asked, &now) > left(state.latest.1, &state.latest.0, &now) {
+            state.latest = (asked, ttl);
+        }
+    }
+
+    /// The store has set the entry to `ttl`, no later than now.
+    fn shortened(&self, ttl: Duration) {
+        let mut state = self.state();
+        if !self.store.capabilities.resends {
+            state.latest = (Moment::now(), ttl);
         }
     }
 

@@ -57,6 +57,20 @@ macro_rules! option_setters {
             self.map_options(|options| options.with_label(label))
         }
 
+        /// How long one request to the store may take: see [`LockOptions::with_op_timeout`]. Default: a fifth of the
+        /// ttl, 2 s at most.
+        #[must_use]
+        pub fn with_op_timeout(self, timeout: Duration) -> Self {
+            self.map_options(|options| options.with_op_timeout(timeout))
+        }
+
+        /// The least validity of a guard when it is handed out: see [`LockOptions::with_min_validity`]. Default: half
+        /// the ttl.
+        #[must_use]
+        pub fn with_min_validity(self, validity: Duration) -> Self {
+            self.map_options(|options| options.with_min_validity(validity))
+        }
+
         /// All options at once.
         #[must_use]
         pub fn with_options(self, options: LockOptions) -> Self {
@@ -195,10 +209,20 @@ impl Locks {
     pub async fn shutdown(&self) -> bool {
         self.store.close();
         let start = Moment::now();
-        for lease in self.store.leases() {
-            lease.release_in_background(LossReason::ShutDown);
+        loop {
+            let leases = self.store.leases();
+            let found = !leases.is_empty();
+            for lease in leases {
+                lease.release_in_background(LossReason::ShutDown);
+            }
+            let left = SHUTDOWN_LIMIT.saturating_sub(start.elapsed());
+            if timer::timeout(left, self.store.idle()).await.is_none() {
+                return false;
+            }
+            // What was on its way into the list at the first look is in it by now, or released itself.
+            if !found {
+                return true;
+            }
         }
-        let left = SHUTDOWN_LIMIT.saturating_sub(start.elapsed());
-        timer::timeout(left, self.store.idle()).await.is_some()
     }
 }

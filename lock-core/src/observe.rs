@@ -8,7 +8,6 @@
     allow(unused_variables, reason = "not everything is told to everybody")
 )]
 
-#[cfg(any(feature = "tracing", feature = "metrics"))]
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
@@ -16,6 +15,13 @@ use crate::clock::Moment;
 use crate::error::{LockError, LossReason};
 use crate::key::LockKey;
 use crate::lease::Released;
+
+/// Runs code that may call what the user wrote: a subscriber, a recorder, a waker. Its panic ends here, because locks
+/// are renewed and guards are dropped around it. Also needed where tokio's clock is gone already, in the destructor of
+/// a thread-local.
+pub(crate) fn contained(tell: impl FnOnce()) {
+    let _ = catch_unwind(AssertUnwindSafe(tell));
+}
 
 /// Runs `acquire` in a span of its own.
 #[cfg(feature = "tracing")]
@@ -39,6 +45,15 @@ pub(crate) fn acquired<T>(key: &LockKey, waited: Duration, result: &Result<T, Lo
         Ok(_) => "acquired",
         Err(error) => outcome_of(error),
     };
+    contained(|| told(key, waited, outcome));
+}
+
+/// An attempt or a wait was dropped by its caller.
+pub(crate) fn cancelled(key: &LockKey, start: Moment) {
+    contained(|| told(key, start.elapsed(), "cancelled"));
+}
+
+fn told(key: &LockKey, waited: Duration, outcome: &'static str) {
     #[cfg(feature = "tracing")]
     tracing::debug!(target: "fencelock", %key, outcome, ?waited, "acquire");
     #[cfg(feature = "metrics")]
@@ -50,31 +65,33 @@ pub(crate) fn acquired<T>(key: &LockKey, waited: Duration, result: &Result<T, Lo
 
 /// The lock was busy, and is waited for.
 pub(crate) fn waiting(key: &LockKey, pause: Duration) {
-    #[cfg(feature = "tracing")]
-    tracing::trace!(target: "fencelock", %key, ?pause, "wait");
+    contained(|| {
+        #[cfg(feature = "tracing")]
+        tracing::trace!(target: "fencelock", %key, ?pause, "wait");
+    });
 }
 
 /// A renewal, automatic or asked for, was answered or not.
 pub(crate) fn renewed(key: &LockKey, outcome: &'static str) {
-    #[cfg(feature = "tracing")]
-    tracing::trace!(target: "fencelock", %key, outcome, "renew");
-    #[cfg(feature = "metrics")]
-    metrics::counter!("fencelock_renewals_total", "outcome" => outcome).increment(1);
+    contained(|| {
+        #[cfg(feature = "tracing")]
+        tracing::trace!(target: "fencelock", %key, outcome, "renew");
+        #[cfg(feature = "metrics")]
+        metrics::counter!("fencelock_renewals_total", "outcome" => outcome).increment(1);
+    });
 }
 
 /// A lease that was granted at that moment ended.
 pub(crate) fn ended(key: &LockKey, granted: Moment, reason: LossReason) {
-    // A guard's drop may come through here, and must not panic because a subscriber does, or because tokio's clock is
-    // gone already in the destructor of a thread-local.
     #[cfg(any(feature = "tracing", feature = "metrics"))]
-    let _ = catch_unwind(AssertUnwindSafe(|| {
+    contained(|| {
         let held = granted.elapsed();
         #[cfg(feature = "metrics")]
         metrics::histogram!("fencelock_hold_seconds").record(held);
         if reason != LossReason::Released {
             lost(key, held, reason);
         }
-    }));
+    });
 }
 
 #[cfg(any(feature = "tracing", feature = "metrics"))]
@@ -88,6 +105,19 @@ fn lost(key: &LockKey, held: Duration, reason: LossReason) {
     metrics::counter!("fencelock_losses_total", "reason" => reason_name(reason)).increment(1);
 }
 
+/// A release failed, and there are too many like it to go on with all of them.
+pub(crate) fn left_to_expire(key: &LockKey) {
+    contained(|| {
+        #[cfg(feature = "tracing")]
+        {
+            tracing::warn!(target: "fencelock", "too many releases fail; an entry is left to its ttl");
+            tracing::debug!(target: "fencelock", %key, "left to its ttl");
+        }
+        #[cfg(feature = "metrics")]
+        metrics::counter!("fencelock_releases_total", "outcome" => "left_to_expire").increment(1);
+    });
+}
+
 /// A release was answered or not.
 pub(crate) fn released(key: &LockKey, result: &Result<Released, LockError>) {
     let outcome = match result {
@@ -96,10 +126,12 @@ pub(crate) fn released(key: &LockKey, result: &Result<Released, LockError>) {
         Ok(Released::TakenOver) => "taken_over",
         Err(error) => outcome_of(error),
     };
-    #[cfg(feature = "tracing")]
-    tracing::debug!(target: "fencelock", %key, outcome, "release");
-    #[cfg(feature = "metrics")]
-    metrics::counter!("fencelock_releases_total", "outcome" => outcome).increment(1);
+    contained(|| {
+        #[cfg(feature = "tracing")]
+        tracing::debug!(target: "fencelock", %key, outcome, "release");
+        #[cfg(feature = "metrics")]
+        metrics::counter!("fencelock_releases_total", "outcome" => outcome).increment(1);
+    });
 }
 
 fn outcome_of(error: &LockError) -> &'static str {

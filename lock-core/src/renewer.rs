@@ -12,6 +12,8 @@ use tokio::time::Instant;
 use crate::backend::Renew;
 use crate::clock::Moment;
 use crate::lease::{Lease, Operation, Turn};
+use crate::observe::contained;
+use crate::store::Call;
 use crate::timer;
 
 /// The most renewals in one call to the backend.
@@ -109,10 +111,10 @@ impl Renewer {
 
     /// Takes out the leases whose turn has come; none if the first turn is later. Says when to look next, or that the
     /// list is empty and the task is over.
-    fn take_due(&self) -> (Vec<(Link, Arc<Lease>)>, Option<Instant>) {
+    fn take_due(&self) -> Due {
         let now = Moment::now().instant();
         let mut list = self.list();
-        let mut due = Vec::new();
+        let mut leases = Vec::new();
         if list
             .turns
             .keys()
@@ -131,18 +133,31 @@ impl Renewer {
                 })
                 .map(|(link, _)| *link)
                 .collect();
-            due.extend(
+            leases.extend(
                 links
                     .iter()
                     .filter_map(|link| Some((*link, list.turns.remove(link)?.0))),
             );
         }
         list.next_look = list.turns.keys().next().map(|first| first.due);
-        if due.is_empty() && list.turns.is_empty() {
+        if leases.is_empty() && list.turns.is_empty() {
             list.running = false;
         }
-        (due, list.next_look)
+        // Taken while the list is locked: a shutdown finds each lease in the list, or this call under way.
+        let call = leases.first().map(|(_, lease)| lease.store().call());
+        Due {
+            leases,
+            next_look: list.next_look,
+            _call: call,
+        }
     }
+}
+
+/// Leases that were taken out of the list because their turn has come.
+struct Due {
+    leases: Vec<(Link, Arc<Lease>)>,
+    next_look: Option<Instant>,
+    _call: Option<Call>,
 }
 
 /// The mark that the task runs. It travels in the task's future, so that a task which is dropped, even before it was
@@ -156,8 +171,8 @@ impl Running {
     async fn run(mut self) {
         let renewer = Arc::clone(&self.renewer);
         loop {
-            let (due, next_look) = renewer.take_due();
-            let nothing_due = due.is_empty();
+            let due = renewer.take_due();
+            let (nothing_due, next_look) = (due.leases.is_empty(), due.next_look);
             renewer.give_turns(due);
             match next_look {
                 None if nothing_due => {
@@ -185,9 +200,9 @@ impl Drop for Running {
 
 impl Renewer {
     /// Starts the renewals of `due`, those with one time limit together.
-    fn give_turns(&self, due: Vec<(Link, Arc<Lease>)>) {
+    fn give_turns(&self, due: Due) {
         let mut batches: HashMap<Duration, Vec<Renewal>> = HashMap::new();
-        for (link, lease) in due {
+        for (link, lease) in due.leases {
             match lease.turn(link) {
                 Turn::Renew {
                     operation,
@@ -247,9 +262,12 @@ async fn renew(mut renewals: Vec<Renewal>, limit: Duration) {
     });
     let answers = {
         let asked = Moment::now();
-        renewals
-            .iter_mut()
-            .for_each(|renewal| renewal.asked = asked);
+        for renewal in &mut renewals {
+            renewal.asked = asked;
+            if let Some(operation) = &renewal.operation {
+                operation.lease().asks(asked, renewal.ttl);
+            }
+        }
         let requests: Vec<_> = renewals
             .iter()
             .filter_map(|renewal| {
@@ -265,8 +283,10 @@ async fn renew(mut renewals: Vec<Renewal>, limit: Duration) {
     };
     let mut answers = answers.unwrap_or_default().into_iter();
     for mut renewal in renewals {
+        let (asked, ttl, answer) = (renewal.asked, renewal.ttl, answers.next());
         if let Some(operation) = renewal.operation.take() {
-            operation.renewed(renewal.asked, renewal.ttl, answers.next());
+            // It may wake somebody, whose panic must not cost the others their answers.
+            contained(|| operation.renewed(asked, ttl, answer));
         }
     }
 }
@@ -274,7 +294,7 @@ async fn renew(mut renewals: Vec<Renewal>, limit: Duration) {
 impl Drop for Renewal {
     fn drop(&mut self) {
         if let Some(operation) = self.operation.take() {
-            operation.dropped(self.asked, self.ttl);
+            contained(|| operation.dropped(self.asked, self.ttl));
         }
     }
 }

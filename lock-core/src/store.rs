@@ -12,6 +12,7 @@ use crate::backend::{Capabilities, LockBackend, Wakeups};
 use crate::error::LockError;
 use crate::key::LockKey;
 use crate::lease::Lease;
+use crate::observe::contained;
 use crate::renewer::Renewer;
 use crate::timer;
 
@@ -78,11 +79,16 @@ impl Store {
         Call(Arc::clone(self))
     }
 
+    /// How many calls are under way.
+    pub(crate) fn calls(&self) -> usize {
+        self.calls.load(Ordering::SeqCst)
+    }
+
     /// Resolves when no call is under way.
     pub(crate) async fn idle(&self) {
         loop {
             let idle = self.idle.notified();
-            if self.calls.load(Ordering::SeqCst) == 0 {
+            if self.calls() == 0 {
                 return;
             }
             idle.await;
@@ -92,7 +98,7 @@ impl Store {
     /// Refuses everything new from now on.
     pub(crate) fn close(&self) {
         self.closed.store(true, Ordering::SeqCst);
-        self.closing.notify_waiters();
+        contained(|| self.closing.notify_waiters());
     }
 
     pub(crate) fn is_closed(&self) -> bool {
@@ -138,7 +144,7 @@ pub(crate) struct Call(Arc<Store>);
 impl Drop for Call {
     fn drop(&mut self) {
         if self.0.calls.fetch_sub(1, Ordering::SeqCst) == 1 {
-            self.0.idle.notify_waiters();
+            contained(|| self.0.idle.notify_waiters());
         }
     }
 }

@@ -20,7 +20,8 @@ use crate::clock::Moment;
 pub(crate) struct Timer {
     begun: Option<Moment>,
     after: Duration,
-    sleep: Option<(Id, Pin<Box<Sleep>>)>,
+    /// The runtime it was made on; none on a runtime that has no timers.
+    sleep: Option<(Id, Option<Pin<Box<Sleep>>>)>,
 }
 
 impl Timer {
@@ -47,11 +48,11 @@ impl Timer {
             // real time counts, and whoever fires before he is due would fire for ever.
             let spent = begun.map_or(Duration::ZERO, |begun| begun.elapsed());
             let left = self.after.saturating_sub(spent);
-            self.sleep = make_sleep(left).map(|sleep| (runtime.id(), sleep));
+            self.sleep = Some((runtime.id(), make_sleep(left)));
         }
         match &mut self.sleep {
-            Some((_, sleep)) => sleep.as_mut().poll(context),
-            None => Poll::Pending,
+            Some((_, Some(sleep))) => sleep.as_mut().poll(context),
+            Some((_, None)) | None => Poll::Pending,
         }
     }
 }

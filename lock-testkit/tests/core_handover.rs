@@ -14,7 +14,8 @@ use std::time::Duration;
 
 use common_acquire::*;
 use lock_core::{
-    Capabilities, LockError, LockGuard, LockOptions, Locks, LossReason, RenewalPolicy, Ticket,
+    BackendError, Capabilities, LockError, LockGuard, LockOptions, Locks, LossReason,
+    RenewalPolicy, Ticket,
 };
 use lock_testkit::{Effect, LeakCheck, Op, Scripted};
 use tokio::time::{sleep, timeout};

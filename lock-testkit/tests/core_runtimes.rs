@@ -13,6 +13,7 @@ mod common_acquire;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::LazyLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 use std::thread;
 use std::time::Duration;
@@ -20,7 +21,7 @@ use std::time::Duration;
 use common_acquire::*;
 use lock_core::{GuardPolicy, LockError, LockGuard, Locks, LossReason, Released, RenewalPolicy};
 use lock_testkit::{Effect, LeakCheck, Op, Scripted};
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::time::{sleep, timeout};
 
 fn single() -> Runtime {
@@ -435,4 +436,74 @@ fn a_shutdown_does_not_wait_for_runtimes_that_have_ended() {
     assert!(is_done && took < SECOND, "{took:?}");
     assert!(!guard.is_held());
     drop(guard);
+}
+
+// A shutdown on several threads.
+
+/// Shuts down while another thread keeps doing `what`, and sees that nothing is held or left behind when it is done.
+fn shutdown_races(what: impl Fn(&Locks, &LockGuard, usize) -> Option<LockGuard> + Sync) {
+    let runtime = Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_time()
+        .build()
+        .unwrap();
+    for _ in 0..300 {
+        let backend = Scripted::honest();
+        let policy = RenewalPolicy::default().while_progressing(Duration::from_nanos(1));
+        let locks = locks(&backend).with_renewal(policy);
+        let guard = runtime.block_on(locks.lock("k").try_acquire()).unwrap();
+        let stop = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let racing = scope.spawn(|| {
+                let _entered = runtime.enter();
+                let mut taken = Vec::new();
+                for n in 0.. {
+                    if stop.load(Ordering::SeqCst) {
+                        break;
+                    }
+                    taken.extend(what(&locks, &guard, n));
+                }
+                taken
+            });
+            thread::sleep(Duration::from_micros(200));
+            assert!(runtime.block_on(locks.shutdown()));
+            assert!(!guard.is_held(), "held after the shutdown");
+            stop.store(true, Ordering::SeqCst);
+            let taken = racing.join().unwrap();
+            assert!(
+                taken.iter().all(|guard| !guard.is_held()),
+                "held after the shutdown"
+            );
+        });
+        assert!(
+            backend.entries().is_empty(),
+            "left behind: {:?}",
+            backend.entries()
+        );
+    }
+}
+
+#[test]
+fn a_shutdown_misses_no_lock_that_is_taken_on_another_thread() {
+    shutdown_races(|locks, _, n| {
+        Handle::current()
+            .block_on(locks.lock(format!("k{n}")).try_acquire())
+            .ok()
+    });
+}
+
+#[test]
+fn a_shutdown_misses_no_lock_that_is_extended_on_another_thread() {
+    shutdown_races(|_, guard, _| {
+        let _ = Handle::current().block_on(guard.extend(Duration::from_millis(1)));
+        None
+    });
+}
+
+#[test]
+fn a_shutdown_misses_no_lock_that_is_linked_anew_on_another_thread() {
+    shutdown_races(|_, guard, _| {
+        guard.checkpoint();
+        None
+    });
 }

@@ -1,7 +1,6 @@
 //! A backend that tells of every call. Not tracing and not metrics of locks: those are features of this crate.
 
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +12,7 @@ use crate::backend::{
 use crate::clock::Moment;
 use crate::error::{BackendError, BackendErrorKind};
 use crate::key::LockKey;
+use crate::observe::contained;
 use crate::owner::Owner;
 
 /// Hears of every call to an [`Observed`] backend.
@@ -105,15 +105,16 @@ struct Report<'a> {
 
 impl Drop for Report<'_> {
     fn drop(&mut self) {
-        let call = BackendCall {
-            method: self.method,
-            key: self.key,
-            entries: self.entries,
-            took: self.start.elapsed(),
-            outcome: self.outcome,
-        };
         // An observer that panics must not cost a lock, and this may run during a panic already.
-        let _ = catch_unwind(AssertUnwindSafe(|| self.observer.call(&call)));
+        contained(|| {
+            self.observer.call(&BackendCall {
+                method: self.method,
+                key: self.key,
+                entries: self.entries,
+                took: self.start.elapsed(),
+                outcome: self.outcome,
+            });
+        });
     }
 }
 

@@ -8,16 +8,19 @@ use super::Lease;
 use crate::backend::Ownership;
 use crate::clock::Moment;
 use crate::compensation::Compensation;
-use crate::error::{LockError, LossReason};
+use crate::error::{BackendError, LockError, LossReason};
+use crate::key::LockKey;
 use crate::observe;
 use crate::shield::Shield;
+use crate::store::Store;
 use crate::timer;
 
 /// How a release ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Released {
-    /// The entry was ours and is gone: the lock was held until now.
+    /// The entry was ours and is gone: the lock was held until now. On a backend whose client sends requests again by
+    /// itself ([`Capabilities::resends`](crate::Capabilities::resends)) it may also have expired before.
     Released,
     /// There was no entry any more: the lock had expired before.
     Expired,
@@ -25,9 +28,27 @@ pub enum Released {
     TakenOver,
 }
 
+impl Released {
+    /// What the store's answer to a release means.
+    pub(crate) fn from_answer(
+        store: &Store,
+        key: &LockKey,
+        answer: Result<Ownership, BackendError>,
+    ) -> Result<Self, LockError> {
+        match answer {
+            Ok(Ownership::Held) => Ok(Self::Released),
+            // A client that sends again by itself may have been answered about the second copy.
+            Ok(Ownership::Absent) if store.capabilities.resends => Ok(Self::Released),
+            Ok(Ownership::Absent) => Ok(Self::Expired),
+            Ok(Ownership::Taken) => Ok(Self::TakenOver),
+            Err(error) => Err(LockError::from_backend(key, error)),
+        }
+    }
+}
+
 /// What becomes of an entry when its lease is closed.
 enum Closing {
-    /// It is to be released; it lasts at least until `asked + ttl`.
+    /// It is to be released; it may last until `asked + ttl`.
     Send { asked: Moment, ttl: Duration },
     /// It is known to be gone.
     Gone(Released),
@@ -47,10 +68,10 @@ impl Lease {
             Some(LossReason::Absent) => Closing::Gone(Released::Expired),
             Some(LossReason::Taken) => Closing::Gone(Released::TakenOver),
             Some(reason) if closed => Closing::Before(reason),
-            _ => Closing::Send {
-                asked: state.asked,
-                ttl: state.ttl,
-            },
+            _ => {
+                let (asked, ttl) = state.latest;
+                Closing::Send { asked, ttl }
+            }
         }
     }
 
@@ -90,17 +111,14 @@ impl Lease {
 
     async fn call_release(&self) -> Result<Released, LockError> {
         let release = self.backend().release(&self.key, &self.owner);
-        match timer::timeout(self.terms.op_timeout, release).await {
-            Some(Ok(Ownership::Held)) => Ok(Released::Released),
-            // A client that sends again by itself may have been answered about the second copy.
-            Some(Ok(Ownership::Absent)) if self.store.capabilities.resends => {
-                Ok(Released::Released)
-            }
-            Some(Ok(Ownership::Absent)) => Ok(Released::Expired),
-            Some(Ok(Ownership::Taken)) => Ok(Released::TakenOver),
-            Some(Err(error)) => Err(LockError::from_backend(&self.key, error)),
-            None => Err(self.unanswered("release")),
-        }
+        let answer = timer::timeout(self.terms.op_timeout, release).await;
+        let answer = answer.unwrap_or_else(|| {
+            let limit = self.terms.op_timeout;
+            Err(BackendError::unknown(format!(
+                "no answer to release within {limit:?}"
+            )))
+        });
+        Released::from_answer(&self.store, &self.key, answer)
     }
 
     /// Releases the entry in the background.
@@ -127,11 +145,19 @@ impl Lease {
     /// outcome of an operation is unknown.
     pub(crate) async fn hand_over(self: &Arc<Self>) -> Result<Duration, LockError> {
         let _operation = self.begin_operation().await?;
-        let remaining = self.check_held()?;
         let mut state = self.state();
+        let now = Moment::now();
+        self.note_deadline(&mut state, now);
+        if let Some(reason) = state.ended {
+            return Err(LockError::Lost {
+                key: self.key.clone(),
+                reason,
+            });
+        }
         if state.uncertain || state.frozen {
             return Err(self.uncertain());
         }
+        let remaining = state.remaining(&self.terms, now);
         state.closed = true;
         self.end_locked(&mut state, LossReason::Released);
         Ok(remaining)

@@ -52,7 +52,7 @@ impl Lease {
         };
         check_ttl("what would be left", target)?;
         if frozen && target > left {
-            return Err(self.uncertain());
+            return Err(self.frozen());
         }
         let limit = self.terms.op_timeout.saturating_sub(called.until(&start));
         let call = operation.run(Prolongation {
@@ -72,12 +72,27 @@ impl Lease {
                 permit.forget();
                 Ok(Operation(Arc::clone(self)))
             }
-            _ => Err(LockError::Backend {
-                key: self.key.clone(),
-                source: BackendError::transient("a renewal before this is still unanswered"),
-                transient: true,
-            }),
+            _ => Err(self.occupied()),
         }
+    }
+
+    /// Nothing was sent, because an operation before this one took all the time.
+    fn occupied(&self) -> LockError {
+        let source = BackendError::transient("a renewal before this is still unanswered");
+        LockError::from_backend(&self.key, source)
+    }
+
+    /// The deadline cannot rise any more.
+    fn frozen(&self) -> LockError {
+        if self.store.capabilities.resends {
+            let what =
+                "prolonging a lock after it was shortened, since its client sends again by itself";
+            return LockError::Unsupported {
+                key: self.key.clone(),
+                what: what.to_owned(),
+            };
+        }
+        self.uncertain()
     }
 
     fn prolonged(
@@ -174,17 +189,22 @@ impl Operation {
             how,
             limit,
         } = asked_for;
-        let mut last = lease.unanswered("renew");
+        let mut last = lease.occupied();
         loop {
             let asked = Moment::now();
             let spent = start.until(&asked);
             let ttl = target.saturating_sub(spent);
+            if spent >= limit {
+                return Err(last);
+            }
             // Left to itself by its caller, it may have outlived the guard.
             lease.check_held()?;
             if how == Renew::Exactly {
                 lease.shorten(asked, ttl);
                 // The next renewal, or the deadline, comes sooner now.
                 lease.link_for_renewal(0.95);
+            } else {
+                lease.asks(asked, ttl);
             }
             let doubt = Doubt {
                 lease,
@@ -199,6 +219,9 @@ impl Operation {
             match answer {
                 Some(Ok(ownership)) => {
                     doubt.answered();
+                    if how == Renew::Exactly {
+                        lease.shortened(ttl);
+                    }
                     return lease.prolonged(asked, ttl, ownership);
                 }
                 Some(Err(error)) if error.kind() == BackendErrorKind::Conflict => {
@@ -223,7 +246,7 @@ impl Operation {
                     }
                     timer::sleep(pause).await;
                 }
-                None => return Err(last),
+                None => return Err(lease.unanswered("renew")),
             }
         }
     }
@@ -241,7 +264,7 @@ fn outcome_of(answer: Option<&Result<Ownership, BackendError>>) -> &'static str 
 
 impl Drop for Operation {
     fn drop(&mut self) {
-        self.0.operation.add_permits(1);
+        observe::contained(|| self.0.operation.add_permits(1));
     }
 }
 

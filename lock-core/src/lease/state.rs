@@ -1,7 +1,6 @@
 //! What is known of a lease, and its lock. Plain arithmetic on moments; nothing here acts but to wake who waits.
 
 use std::ops::{Deref, DerefMut};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::MutexGuard;
 use std::time::Duration;
 
@@ -20,6 +19,8 @@ pub(super) struct State {
     /// The entry lasts at least until `asked + ttl`, and its holder believes in it until `asked + validity(ttl)`.
     pub(super) asked: Moment,
     pub(super) ttl: Duration,
+    /// The entry may last until `latest.0 + latest.1`, by what was sent and may have been applied unheard.
+    pub(super) latest: (Moment, Duration),
     /// The deadline may not rise any more, because an old request to shorten the entry may yet arrive.
     pub(super) frozen: bool,
     /// The last operation was not answered.
@@ -87,7 +88,7 @@ impl DerefMut for Locked<'_> {
 impl Drop for News<'_> {
     fn drop(&mut self) {
         if self.told {
-            let _ = catch_unwind(AssertUnwindSafe(|| self.changed.notify_waiters()));
+            observe::contained(|| self.changed.notify_waiters());
         }
         if let Some((key, granted, reason)) = self.ended {
             observe::ended(key, granted, reason);

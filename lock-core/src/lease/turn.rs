@@ -47,10 +47,16 @@ impl Lease {
 
     /// Links the lease `after` from now, or at its deadline if that comes first.
     pub(crate) fn link(self: &Arc<Self>, after: Duration, slack: Duration) {
+        // A shutdown waits for a lease that is between two places in the list.
+        let _call = self.store.call();
+        self.link_anew(after, slack);
         if self.store.is_closed() {
-            // It was on its way when the store was closed.
+            // Closed meanwhile: the shutdown may not have seen it in the list.
             self.release_in_background(LossReason::ShutDown);
         }
+    }
+
+    fn link_anew(self: &Arc<Self>, after: Duration, slack: Duration) {
         let mut state = self.state();
         if state.ended.is_some() {
             return;
