@@ -33,8 +33,9 @@ enum Step {
     Release(usize),
     Drop(usize),
     Leave(usize),
-    Extend(usize, u64),
-    RenewFor(usize, u64),
+    /// Runs beside what follows; cut off after the last number.
+    Extend(usize, u64, u64),
+    RenewFor(usize, u64, u64),
     /// Hands the lock to another actor, or to nobody.
     HandOver(usize, Option<usize>),
     Sleep(u64),
@@ -94,8 +95,8 @@ fn step() -> impl Strategy<Value = Step> {
         3 => actor.clone().prop_map(Step::Release),
         2 => actor.clone().prop_map(Step::Drop),
         1 => actor.clone().prop_map(Step::Leave),
-        3 => (actor.clone(), 1_u64..400).prop_map(|(a, ms)| Step::Extend(a, ms)),
-        3 => (actor.clone(), 10_u64..300).prop_map(|(a, ms)| Step::RenewFor(a, ms)),
+        3 => (actor.clone(), 1_u64..400, 0_u64..60).prop_map(|(a, ms, c)| Step::Extend(a, ms, c)),
+        3 => (actor.clone(), 10_u64..300, 0_u64..60).prop_map(|(a, ms, c)| Step::RenewFor(a, ms, c)),
         2 => (actor.clone(), proptest::option::of(actor)).prop_map(|(a, b)| Step::HandOver(a, b)),
         8 => (1_u64..150).prop_map(Step::Sleep),
         1 => Just(Step::Evict),
@@ -109,7 +110,8 @@ fn step() -> impl Strategy<Value = Step> {
 
 /// A guard and what was seen of it.
 struct Seen {
-    guard: LockGuard,
+    /// Shared with the operations under way.
+    guard: Arc<LockGuard>,
     /// It was seen to be lost: it stays lost.
     lost: bool,
     /// The store was made to forget it then: it may believe in itself for a little longer.
@@ -151,6 +153,7 @@ impl World {
         let mut newest = newest.lock().unwrap();
         assert!(token > *newest, "token {token} after {newest}");
         *newest = token;
+        let guard = Arc::new(guard);
         *slot.lock().unwrap() = Some(Seen {
             guard,
             lost: false,
@@ -158,12 +161,37 @@ impl World {
         });
     }
 
-    fn take(&self, actor: usize) -> Option<LockGuard> {
+    /// The actor's guard, if no operation on it is under way.
+    fn take(&self, actor: usize) -> Option<Seen> {
         self.guards[actor]
             .lock()
             .unwrap()
-            .take()
-            .map(|seen| seen.guard)
+            .take_if(|seen| Arc::strong_count(&seen.guard) == 1)
+    }
+
+    fn take_guard(&self, actor: usize) -> Option<LockGuard> {
+        Arc::into_inner(self.take(actor)?.guard)
+    }
+
+    /// Starts an operation on the actor's guard, to be cut off after `cut`.
+    fn spawn_operation(
+        &self,
+        actor: usize,
+        cut: u64,
+        operation: impl AsyncFnOnce(&LockGuard) + 'static,
+    ) {
+        let Some(guard) = self.guards[actor]
+            .lock()
+            .unwrap()
+            .as_ref()
+            .map(|seen| Arc::clone(&seen.guard))
+        else {
+            return;
+        };
+        let local = async move {
+            let _ = timeout(millis(cut), operation(&guard)).await;
+        };
+        tokio::task::spawn_local(local);
     }
 
     /// Starts to take the lock in a task of its own, to be cut off after `cut`.
@@ -209,7 +237,7 @@ impl World {
                 self.spawn_acquire(actor, Some(millis(wait)), millis(cut));
             }
             Step::Release(actor) => {
-                if let Some(guard) = self.take(actor) {
+                if let Some(guard) = self.take_guard(actor) {
                     let start = Instant::now();
                     let _ = guard.release().await;
                     let took = start.elapsed();
@@ -218,26 +246,19 @@ impl World {
             }
             Step::Drop(actor) => drop(self.take(actor)),
             Step::Leave(actor) => {
-                if let Some(guard) = self.take(actor) {
+                if let Some(guard) = self.take_guard(actor) {
                     guard.leave_to_expire();
                 }
             }
-            Step::Extend(actor, ms) => {
-                // Not under the mutex, whose guard must not be held over an await.
-                let seen = self.guards[actor].lock().unwrap().take();
-                if let Some(seen) = seen {
-                    if seen.guard.remaining() + millis(ms) < LONGEST {
-                        let _ = seen.guard.extend(millis(ms)).await;
-                    }
-                    *self.guards[actor].lock().unwrap() = Some(seen);
+            Step::Extend(actor, ms, cut) => self.spawn_operation(actor, cut, async move |guard| {
+                if guard.remaining() + millis(ms) < LONGEST {
+                    let _ = guard.extend(millis(ms)).await;
                 }
-            }
-            Step::RenewFor(actor, ms) => {
-                let seen = self.guards[actor].lock().unwrap().take();
-                if let Some(seen) = seen {
-                    let _ = seen.guard.renew_for(millis(ms)).await;
-                    *self.guards[actor].lock().unwrap() = Some(seen);
-                }
+            }),
+            Step::RenewFor(actor, ms, cut) => {
+                self.spawn_operation(actor, cut, async move |guard| {
+                    let _ = guard.renew_for(millis(ms)).await;
+                })
             }
             Step::HandOver(from, to) => self.hand_over(from, to).await,
             Step::Sleep(ms) => {
@@ -269,12 +290,19 @@ impl World {
     }
 
     async fn hand_over(&self, from: usize, to: Option<usize>) {
-        let Some(seen) = self.guards[from].lock().unwrap().take() else {
+        let Some(seen) = self.take(from) else { return };
+        let (lost, disowned) = (seen.lost, seen.disowned);
+        let Some(guard) = Arc::into_inner(seen.guard) else {
             return;
         };
-        match seen.guard.into_ticket().await {
+        match guard.into_ticket().await {
             Err((guard, _)) => {
-                *self.guards[from].lock().unwrap() = Some(Seen { guard, ..seen });
+                let seen = Seen {
+                    guard: Arc::new(guard),
+                    lost,
+                    disowned,
+                };
+                *self.guards[from].lock().unwrap() = Some(seen);
             }
             Ok(ticket) => {
                 let Some(to) = to else { return };
@@ -345,7 +373,8 @@ fn run(steps: Vec<Step>, renewal: RenewalPolicy, wakeups: bool) {
         .start_paused(true)
         .build()
         .unwrap();
-    runtime.block_on(async {
+    let local = tokio::task::LocalSet::new();
+    local.block_on(&runtime, async {
         let leaks = LeakCheck::start();
         let world = World::new(renewal, wakeups);
         for step in steps {
