@@ -127,6 +127,7 @@ mod tests {
         assert!(RenewalPolicy::per_ttl(1).check().is_err());
         assert!(RenewalPolicy::per_ttl(101).check().is_err());
         assert!(RenewalPolicy::per_ttl(2).check().is_ok());
+        assert!(RenewalPolicy::per_ttl(100).check().is_ok());
         assert!(
             RenewalPolicy::default()
                 .hold_at_most(Duration::ZERO)
