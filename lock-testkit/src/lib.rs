@@ -3,6 +3,7 @@
 //! - [`Scripted`]: a backend in which each call is answered, failed, delayed or left hanging by the test.
 //! - [`cancel_sweep`]: drops a future at each of its await points in turn.
 //! - [`LeakCheck`]: no task was left behind.
+//! - [`History`]: who held what from when to when, in many tasks and processes, and whether that could be.
 //! - [`Honest`]: the model of a store, in 100 lines.
 //! - [`server`]: real servers, as child processes (on Unix).
 //! - [`conformance!`]: every promise of [`lock_core::LockBackend`] as a test of your backend, for which you write
@@ -18,6 +19,7 @@
 
 pub mod cases;
 mod fixture;
+mod history;
 mod honest;
 mod leak;
 mod scripted;
@@ -27,6 +29,7 @@ mod sweep;
 
 pub use cases::CASES;
 pub use fixture::{Fixture, run_case};
+pub use history::{Attempted, End, Held, History, Hold, Violation};
 pub use honest::{Entry, Honest};
 pub use leak::LeakCheck;
 pub use scripted::{Call, Effect, Op, Record, Renewal, Request, Script, Scripted};
