@@ -24,7 +24,7 @@ async fn sixteen_tasks_take_three_locks(history: &History, options: &LockOptions
         let history = history.clone();
         tasks.spawn(async move {
             for round in 0..ROUNDS {
-                let key = KEYS[fastrand::usize(..KEYS.len())];
+                let key = fastrand::choice(KEYS).unwrap();
                 let attempt = history.attempt(key, format!("task {task}, round {round}"));
                 let guard = locks.lock(key).acquire().await.unwrap();
                 let hold = attempt.granted(&guard);
@@ -77,7 +77,7 @@ async fn holds_that_end_by_ttl_do_not_overlap_either() {
                 match guard.check() {
                     Ok(()) => hold.released(),
                     Err(LockError::Lost { .. }) => hold.lost(),
-                    Err(error) => Err(error).unwrap(),
+                    Err(error) => unreachable!("{error}"),
                 }
                 guard.release().await.unwrap();
             }
