@@ -10,12 +10,13 @@ use lock_core::{
     Owner, Ownership, RenewRequest, Wakeups,
 };
 
+use crate::network::{Fault, Network};
 use crate::store::Store;
 
 /// A client of a store in this process's memory.
 ///
-/// A clone is another client of the same store; [`new`](Self::new) makes a new store. No method waits, needs a
-/// runtime or spawns. Fencing tokens grow as long as the store lives, and start anew with a new store: a
+/// A clone shares the store and the way to it, [`client`](Self::client) only the store; [`new`](Self::new) makes a new
+/// store. No method waits (but see [`partition`](Self::partition)), needs a runtime or spawns. Fencing tokens grow as long as the store lives, and start anew with a new store: a
 /// resource that outlives the process needs a backend that does.
 ///
 /// Entries whose ttl is over are dropped when their key is next used, or by a sweep that later grants pay
@@ -25,6 +26,7 @@ use crate::store::Store;
 #[derive(Clone, Default)]
 pub struct MemoryBackend {
     pub(crate) store: Arc<Store>,
+    pub(crate) network: Arc<Network>,
 }
 
 impl MemoryBackend {
@@ -32,6 +34,16 @@ impl MemoryBackend {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Another client of the same store, with a way of its own to it: what [`partition`](Self::partition),
+    /// [`fail_next`](Self::fail_next) and [`lose_next_reply`](Self::lose_next_reply) do to this one does not concern it.
+    #[must_use]
+    pub fn client(&self) -> Self {
+        Self {
+            store: Arc::clone(&self.store),
+            network: Arc::default(),
+        }
     }
 
     /// How many entries there are whose ttl is not over.
@@ -121,6 +133,60 @@ impl MemoryBackend {
         self.store.steal(&key, thief, ttl);
         Ok(())
     }
+
+    /// Makes the next call of this client fail with `error` without being applied. A call is an attempt, a batch of
+    /// renewals, a release or an inspection. Pulled again, it concerns the call after that.
+    ///
+    /// ```
+    /// # use lock_memory::{MemoryBackend, lock_core::*};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), LockError> {
+    /// let backend = MemoryBackend::new();
+    /// let lock = Locks::new(backend.clone()).lock("order:7");
+    ///
+    /// backend.fail_next(BackendError::permanent("access denied"));
+    /// assert!(matches!(lock.acquire().await, Err(LockError::Backend { .. })));
+    /// assert!(lock.acquire().await.is_ok());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn fail_next(&self, error: BackendError) {
+        self.network.add(Fault::Fail(error));
+    }
+
+    /// Loses the reply to the next call of this client: it is applied, and answered with
+    /// [`BackendErrorKind::Unknown`](lock_core::BackendErrorKind::Unknown). What a call is, and what happens if the lever
+    /// is pulled again: see [`fail_next`](Self::fail_next).
+    ///
+    /// ```
+    /// # use lock_memory::{MemoryBackend, lock_core::*};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), LockError> {
+    /// let backend = MemoryBackend::new();
+    /// let guard = Locks::new(backend.clone()).lock("order:7").acquire().await?;
+    ///
+    /// backend.lose_next_reply();
+    /// assert!(matches!(guard.release().await, Err(LockError::Unknown { .. })));
+    /// assert!(backend.is_empty(), "it was released all the same");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn lose_next_reply(&self) {
+        self.network.add(Fault::LoseReply);
+    }
+
+    /// Cuts this client off until it is [healed](Self::heal): a call made meanwhile is neither applied nor ever answered, so
+    /// that the caller's op timeout ends it, and no wake-up arrives. The store and the levers of a test go on.
+    ///
+    /// The example of [the crate](crate) uses it.
+    pub fn partition(&self) {
+        self.network.cut(true);
+    }
+
+    /// Ends a [`partition`](Self::partition): new calls are answered, and wake-ups that were held up arrive.
+    pub fn heal(&self) {
+        self.network.cut(false);
+    }
 }
 
 impl fmt::Debug for MemoryBackend {
@@ -135,25 +201,33 @@ impl fmt::Debug for MemoryBackend {
 #[deny(clippy::missing_trait_methods)]
 impl LockBackend for MemoryBackend {
     async fn try_acquire<'a>(&self, request: AcquireRequest<'a>) -> Result<Attempt, BackendError> {
-        self.store.try_acquire(&request)
+        self.network
+            .call(|| self.store.try_acquire(&request))
+            .await?
     }
 
     async fn renew<'a>(
         &self,
         renewals: &'a [RenewRequest<'a>],
     ) -> Vec<Result<Ownership, BackendError>> {
-        renewals
-            .iter()
-            .map(|renewal| Ok(self.store.renew(renewal)))
-            .collect()
+        let renew_all = || {
+            renewals
+                .iter()
+                .map(|renewal| Ok(self.store.renew(renewal)))
+                .collect()
+        };
+        match self.network.call(renew_all).await {
+            Ok(answers) => answers,
+            Err(error) => renewals.iter().map(|_| Err(error.clone())).collect(),
+        }
     }
 
     async fn release(&self, key: &LockKey, owner: &Owner) -> Result<Ownership, BackendError> {
-        Ok(self.store.release(key, owner))
+        self.network.call(|| self.store.release(key, owner)).await
     }
 
     async fn inspect(&self, key: &LockKey) -> Result<Option<Holder>, BackendError> {
-        Ok(self.store.inspect(key))
+        self.network.call(|| self.store.inspect(key)).await
     }
 
     fn capabilities(&self) -> Capabilities {

@@ -1,7 +1,7 @@
 //! Locks in the memory of one process: the reference for what a backend does, and the double for unit tests.
 //! Not a lock between processes.
 //!
-//! [`MemoryBackend`] is one client of a store; its clones are further clients of the same store. It keeps every
+//! [`MemoryBackend`] is one client of a store; [`MemoryBackend::client`] is a further client of the same store. It keeps every
 //! promise of [`lock_core::LockBackend`], fencing tokens, wake-ups and hand-over included, so that what works
 //! here works on a real store. Time is [`lock_core::Moment`]: virtual in a paused test.
 //!
@@ -33,11 +33,44 @@
 //! # }
 //! ```
 //!
-//! Inside: `backend.rs` translates the trait to steps of the store, `store.rs` holds the entries under short
-//! mutexes, `wakeups.rs` the subscriptions.
+//! # What does my service do when it loses the lock?
+//!
+//! What a network does to a client is a method too: [`MemoryBackend::partition`] and [`MemoryBackend::heal`],
+//! [`MemoryBackend::fail_next`], [`MemoryBackend::lose_next_reply`]. In a paused runtime such a test takes no time, although
+//! the lock is held for minutes:
+//!
+//! ```
+//! use std::time::Duration;
+//! use lock_memory::{MemoryBackend, lock_core::{LockError, Locks}};
+//! use tokio::time::sleep;
+//!
+//! /// The service under test.
+//! async fn serve(locks: Locks) -> Result<(), LockError> {
+//!     locks.with("leader", async |_| loop { sleep(Duration::from_secs(1)).await }).await
+//! }
+//!
+//! // In your tests: #[tokio::test(start_paused = true)]
+//! # #[tokio::main(flavor = "current_thread", start_paused = true)]
+//! # async fn main() {
+//! let backend = MemoryBackend::new();
+//! let service = tokio::spawn(serve(Locks::new(backend.clone())));
+//! sleep(Duration::from_secs(300)).await;
+//! assert!(!service.is_finished(), "held and renewed for five minutes");
+//!
+//! backend.partition();
+//! let result = service.await.unwrap();
+//! assert!(matches!(result, Err(LockError::Lost { .. })), "stopped in time");
+//! let other = Locks::new(backend.client()).lock("leader").acquire().await;
+//! assert!(other.is_ok(), "who is not cut off goes on");
+//! # }
+//! ```
+//!
+//! Inside: `backend.rs` translates the trait to steps of the store, `network.rs` is what a test puts between the two,
+//! `store.rs` holds the entries under short mutexes, `wakeups.rs` the subscriptions.
 #![cfg_attr(test, allow(clippy::arithmetic_side_effects))]
 
 mod backend;
+mod network;
 mod store;
 mod wakeups;
 

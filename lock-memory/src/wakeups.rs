@@ -39,6 +39,16 @@ impl Wakeups for MemoryBackend {
         key: &LockKey,
         _place: Option<&Place>,
     ) -> Result<Box<dyn Wakeup>, BackendError> {
+        self.network.call(|| self.watch(key)).await
+    }
+
+    async fn leave(&self, _key: &LockKey, _place: &Place) -> Result<(), BackendError> {
+        Ok(())
+    }
+}
+
+impl MemoryBackend {
+    fn watch(&self, key: &LockKey) -> Box<dyn Wakeup> {
         let mut shard = self.store.shard(key);
         let watched = shard.watched.entry(key.clone()).or_insert_with(|| Watched {
             changes: watch::Sender::new(()),
@@ -47,15 +57,11 @@ impl Wakeups for MemoryBackend {
         watched.subscriptions = watched.subscriptions.saturating_add(1);
         let changes = watched.changes.subscribe();
         drop(shard);
-        Ok(Box::new(Subscription {
+        Box::new(Subscription {
             backend: self.clone(),
             key: key.clone(),
             changes,
-        }))
-    }
-
-    async fn leave(&self, _key: &LockKey, _place: &Place) -> Result<(), BackendError> {
-        Ok(())
+        })
     }
 }
 
@@ -76,10 +82,13 @@ impl fmt::Debug for Subscription {
 #[async_trait]
 impl Wakeup for Subscription {
     async fn notified(&mut self) {
-        if self.changes.changed().await.is_err() {
+        // A copy looks, so that a wake-up which is held up is not used up by a wait that is dropped.
+        if self.changes.clone().changed().await.is_err() {
             // The sender lives as long as its last subscription, so this is never reached.
             std::future::pending().await
         }
+        self.backend.network.connected().await;
+        self.changes.mark_unchanged();
     }
 }
 

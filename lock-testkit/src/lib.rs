@@ -3,10 +3,79 @@
 //! - [`Scripted`]: a backend in which each call is answered, failed, delayed or left hanging by the test.
 //! - [`cancel_sweep`]: drops a future at each of its await points in turn.
 //! - [`LeakCheck`]: no task was left behind.
+//! - [`History`]: who held what from when to when, in many tasks and processes, and whether that could be.
 //! - [`Honest`]: the model of a store, in 100 lines.
 //! - [`server`]: real servers, as child processes (on Unix).
 //! - [`conformance!`]: every promise of [`lock_core::LockBackend`] as a test of your backend, for which you write
 //!   a [`Fixture`]. The [`cases`] are functions, one module a promise.
+//!
+//! # Bring your own backend
+//!
+//! From nothing to green in five steps. `examples/file_backend.rs` is a whole backend, in about 250 lines on files, that
+//! went this way; `tests/file_backend.rs` is its fixture.
+//!
+//! **1. See whether the store can.** It needs one atomic step that reads and writes (a script, a transaction, a
+//! compare-and-swap, a file lock), and a clock that all clients share: the store's own, or that of the one machine on which
+//! all run. Without the first there is no lock; without the second no ttl.
+//!
+//! **2. Write the table.** Depend on `lock-core` alone and implement [`lock_core::LockBackend`]: each method is one step of
+//! the store. Retries, waiting, renewal, timeouts and logs are not yours. An entry is an owner and an end:
+//!
+//! | Method | If there is no entry, or it has ended | If it is this owner's | If it is somebody else's |
+//! |---|---|---|---|
+//! | `try_acquire` | set it, answer `Granted` | answer the same grant, touch nothing | `Busy`, touch nothing |
+//! | `try_acquire` with `from` | `Busy`, with an empty holder | the same grant | set it if it is `from`'s, else `Busy` |
+//! | `renew` | `Absent`, never recreate it | set its end, answer `Held` | `Taken` |
+//! | `release` | `Absent` | delete it, answer `Held` | `Taken` |
+//! | `inspect` | `None` | its holder | its holder |
+//!
+//! **3. Say what went wrong.** [`BackendError::unknown`](lock_core::BackendError::unknown) unless you know that the request was
+//! not applied: a lost reply is unknown, a refused connection is not. Something at the key that is no lock is a conflict.
+//! No error prints an owner.
+//!
+//! **4. Declare what it can do,** and no more: a capability that is declared is tested, one that is not is skipped, aloud.
+//! Start with [`Capabilities::new`](lock_core::Capabilities::new) and add fencing tokens first. They have to rise also after
+//! the entry was deleted and after the store lost its data: the greater of the last token + 1 and the store's time in
+//! microseconds does. The file backend has no wake-ups, and its waiters look again every now and then.
+//!
+//! **5. Write the fixture,** in `tests/conformance.rs` of your crate, with `lock-testkit` as a dev-dependency:
+//!
+//! ```
+//! # use lock_core::LockKey;
+//! # use lock_testkit::{Fixture, Scripted};
+//! struct MyFixture(Scripted); // What must live as long as a test: a server, a directory.
+//!
+//! impl Fixture for MyFixture {
+//!     type Backend = Scripted; // Your backend.
+//!
+//!     async fn start() -> Self {
+//!         Self(Scripted::honest())
+//!     }
+//!
+//!     async fn client(&self) -> Scripted {
+//!         self.0.clone()
+//!     }
+//!
+//!     // The hooks are optional. This one deletes an entry behind the clients' backs.
+//!     async fn evict(&self, key: &LockKey) -> bool {
+//!         self.0.evict(key.as_str());
+//!         true
+//!     }
+//! }
+//!
+//! mod conformance {
+//!     lock_testkit::conformance!(super::MyFixture);
+//! }
+//! # fn main() {}
+//! ```
+//!
+//! `cargo test` runs a test for each promise, `cargo test conformance::renewal` those of one. A test that fails has the
+//! promise as its name; its documentation in [`cases`] says more. Look at the lines that begin with `SKIPPED`: each is a
+//! capability you did not declare or a hook you did not write. A new version of lock-testkit brings its new cases along.
+//!
+//! Green? Then what is left is what one case cannot show. Let many tasks and processes take locks on it, record
+//! them in a [`History`], and [check](History::check) that. Break your backend on purpose, each command in turn, and see that a
+//! case says so. [`cancel_sweep`] finds what a dropped call leaves behind.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -18,6 +87,7 @@
 
 pub mod cases;
 mod fixture;
+mod history;
 mod honest;
 mod leak;
 mod scripted;
@@ -27,6 +97,7 @@ mod sweep;
 
 pub use cases::CASES;
 pub use fixture::{Fixture, run_case};
+pub use history::{Attempted, End, Held, History, Hold, Violation};
 pub use honest::{Entry, Honest};
 pub use leak::LeakCheck;
 pub use scripted::{Call, Effect, Op, Record, Renewal, Request, Script, Scripted};
