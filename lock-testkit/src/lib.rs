@@ -5,6 +5,7 @@
 //! - [`LeakCheck`]: no task was left behind.
 //! - [`Honest`]: the model of a store, in 100 lines.
 //! - [`server`]: real servers, as child processes (on Unix).
+//! - [`proxy`]: stands between a Redis client and a real server, and loses, delays or garbles what the test says.
 //! - [`conformance!`]: every promise of [`lock_core::LockBackend`] as a test of your backend, for which you write
 //!   a [`Fixture`]. The [`cases`] are functions, one module a promise.
 #![allow(
@@ -20,6 +21,7 @@ pub mod cases;
 mod fixture;
 mod honest;
 mod leak;
+pub mod proxy;
 mod scripted;
 #[cfg(unix)]
 pub mod server;
