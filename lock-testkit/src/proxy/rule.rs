@@ -43,17 +43,20 @@ impl Match {
         Self::any().and(test)
     }
 
-    /// The script by which the Redis backends of fencelock take a lock: two keys and some arguments.
+    /// The script by which the Redis backends of fencelock take a lock: its keys are the lock and its fencing counter,
+    /// and it has arguments.
     #[must_use]
     pub fn acquire() -> Self {
-        Self::script(|keys, arguments| keys.len() == 2 && !arguments.is_empty())
+        Self::script(|keys, arguments| has_counter(keys) && !arguments.is_empty())
     }
 
-    /// The script by which they renew locks: three arguments for each key, the last of which is `1` or empty.
+    /// The script by which they renew locks: three arguments for each key, none of which is a fencing counter, and the
+    /// last of which is `1` or empty.
     #[must_use]
     pub fn renew() -> Self {
         Self::script(|keys, arguments| {
-            arguments.len() == 3 * keys.len()
+            !has_counter(keys)
+                && arguments.len() == 3 * keys.len()
                 && arguments
                     .last()
                     .is_some_and(|last| last.is_empty() || last == b"1")
@@ -71,10 +74,10 @@ impl Match {
         })
     }
 
-    /// The script by which they look at a lock: two keys and no arguments.
+    /// The script by which they look at a lock: its keys are the lock and its fencing counter, and it has no arguments.
     #[must_use]
     pub fn inspect() -> Self {
-        Self::script(|keys, arguments| keys.len() == 2 && arguments.is_empty())
+        Self::script(|keys, arguments| has_counter(keys) && arguments.is_empty())
     }
 
     /// Scripts, sent whole or by their digest, for whose keys and arguments `test` is true.
@@ -130,6 +133,11 @@ fn script(request: &[Vec<u8>]) -> Option<(&[Vec<u8>], &[Vec<u8>])> {
     ]
     .contains(&&*name)
     .then(|| rest.split_at_checked(count))?
+}
+
+/// Whether these are the keys of one lock and of its fencing counter.
+fn has_counter(keys: &[Vec<u8>]) -> bool {
+    matches!(keys, [_, counter] if counter.ends_with(b":fence"))
 }
 
 /// What is to happen to some of the requests that match. Made by [`Proxy::on`].
