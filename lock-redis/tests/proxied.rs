@@ -15,6 +15,7 @@ use common::{
     MS, SECOND, busy, entries, eventually, exists, key, locks, owner, pttl, renew, soon, take,
     token,
 };
+use futures_util::future::join_all;
 use lock_core::{
     BackendErrorKind, LockBackend, LockError, LockGuard, LockOptions, Locks, LossReason, Moment,
     Released, Renew,
@@ -336,14 +337,15 @@ async fn stays_held(server: &RedisServer, guard: &LockGuard, time: Duration) {
 
 #[tokio::test]
 async fn one_renewal_that_fails_loses_no_lock() {
-    for action in [
+    let cases = [
         Action::cut_before_forwarding(),
         Action::cut_after_forwarding(),
         Action::inject("-BUSY Redis is busy running a script.\r\n"),
         Action::inject("-ERR something\r\n"),
         Action::inject(":1\r\n"),
         Action::replace_reply("_\r\n"),
-    ] {
+    ];
+    join_all(cases.map(async |action| {
         let (server, proxy, locks) = set_up().await;
         let ttl = 2 * SECOND;
         let renewals = proxy.on(Match::renew().key("k")).action(action);
@@ -351,12 +353,14 @@ async fn one_renewal_that_fails_loses_no_lock() {
         stays_held(&server, &guard, ttl * 3 / 2).await;
         assert!(renewals.count() >= 3, "{}", renewals.count());
         assert_eq!(guard.release().await.unwrap(), Released::Released);
-    }
+    }))
+    .await;
 }
 
 #[tokio::test]
 async fn a_connection_that_falls_silent_under_a_holder_loses_no_lock() {
-    for action in [Action::stall_replies(), Action::blackhole()] {
+    let cases = [Action::stall_replies(), Action::blackhole()];
+    join_all(cases.map(async |action| {
         let (server, proxy, locks) = set_up().await;
         let ttl = 5 * SECOND;
         let guard = locks.lock("k").with_ttl(ttl).try_acquire().await.unwrap();
@@ -365,17 +369,19 @@ async fn a_connection_that_falls_silent_under_a_holder_loses_no_lock() {
         stays_held(&server, &guard, ttl).await;
         assert_eq!(proxy.connections(), 2);
         assert_eq!(guard.release().await.unwrap(), Released::Released);
-    }
+    }))
+    .await;
 }
 
 #[tokio::test]
 async fn renewals_that_are_never_answered_are_tried_again_until_the_deadline() {
-    for action in [
+    let cases = [
         Action::stall_replies(),
         Action::cut_after_forwarding(),
         Action::cut_before_forwarding(),
         Action::inject("-LOADING Redis is loading the dataset in memory\r\n"),
-    ] {
+    ];
+    join_all(cases.map(async |action| {
         let (_server, proxy, locks) = set_up().await;
         let renewals = proxy.on(Match::renew().key("k")).always().action(action);
         let guard = locks
@@ -397,7 +403,8 @@ async fn renewals_that_are_never_answered_are_tried_again_until_the_deadline() {
             start.elapsed()
         );
         assert!((2..200).contains(&renewals.count()), "{}", renewals.count());
-    }
+    }))
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -504,13 +511,14 @@ async fn waiters_whose_wakeups_are_lost_find_the_lock_by_looking() {
 
 #[tokio::test]
 async fn a_subscription_that_is_not_answered_keeps_nobody_from_looking() {
-    for action in [
+    let cases = [
         Action::blackhole(),
         Action::cut_after_forwarding(),
         Action::inject("-NOPERM no channel for you\r\n"),
         Action::inject(":1\r\n"),
         Action::inject("$10000000\r\nabc").and_stall(),
-    ] {
+    ];
+    join_all(cases.map(async |action| {
         let (server, proxy, locks) = set_up().await;
         let subscribes = proxy
             .on(Match::command(["SUBSCRIBE"]))
@@ -530,7 +538,8 @@ async fn a_subscription_that_is_not_answered_keeps_nobody_from_looking() {
         assert_eq!(guard.release().await.unwrap(), Released::Released);
         let next = soon("the waiter's turn", waiting).await.unwrap().unwrap();
         assert_eq!(next.release().await.unwrap(), Released::Released);
-    }
+    }))
+    .await;
 }
 
 /// Replies that no script of ours gives.
