@@ -409,8 +409,8 @@ async fn renewals_that_are_never_answered_are_tried_again_until_the_deadline() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thousand_acquires_cut_short_on_a_slow_link_leave_nothing() {
-    let (server, proxy, locks) = set_up().await;
     let leaks = LeakCheck::start();
+    let (server, proxy, locks) = set_up().await;
     proxy.set_latency(5 * MS);
     let lock = locks.lock("k").with_ttl(10 * SECOND);
     for _ in 0..1000 {

@@ -84,7 +84,7 @@ impl Match {
     #[must_use]
     pub fn script(test: impl Fn(&[Vec<u8>], &[Vec<u8>]) -> bool + Send + Sync + 'static) -> Self {
         Self::request(move |request| {
-            script(request).is_some_and(|(keys, arguments)| test(keys, arguments))
+            script(request).is_some_and(|[keys, arguments]| test(keys, arguments))
         })
     }
 
@@ -93,7 +93,7 @@ impl Match {
     pub fn key(self, key: impl AsRef<[u8]>) -> Self {
         let key = key.as_ref().to_vec();
         self.and(move |request| match script(request) {
-            Some((keys, _)) => keys.contains(&key),
+            Some([keys, _]) => keys.contains(&key),
             None => request.get(1) == Some(&key),
         })
     }
@@ -116,8 +116,8 @@ impl fmt::Debug for Match {
     }
 }
 
-/// The keys and the arguments of a request that runs a script.
-fn script(request: &[Vec<u8>]) -> Option<(&[Vec<u8>], &[Vec<u8>])> {
+/// The keys and the other arguments of a request that runs a script.
+fn script(request: &[Vec<u8>]) -> Option<[&[Vec<u8>]; 2]> {
     let [name, _, count, rest @ ..] = request else {
         return None;
     };
@@ -133,6 +133,7 @@ fn script(request: &[Vec<u8>]) -> Option<(&[Vec<u8>], &[Vec<u8>])> {
     ]
     .contains(&&*name)
     .then(|| rest.split_at_checked(count))?
+    .map(|(keys, arguments)| [keys, arguments])
 }
 
 /// Whether these are the keys of one lock and of its fencing counter.
