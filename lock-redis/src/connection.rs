@@ -20,8 +20,10 @@ use tokio::sync::watch;
 use crate::error;
 use crate::scripts::Script;
 
-/// So many calls in a row without an answer, and the connection counts as dead.
-const UNANSWERED: u32 = 3;
+/// So many calls in a row without an answer, and the connection counts as dead. A lock whose renewals fall on a silent
+/// connection must be renewed over another one before its deadline: with the default options, where an answer is given
+/// up after a fifth of the ttl, the third renewal comes in time for that and the fourth does not.
+const UNANSWERED: u32 = 2;
 
 /// Where the server is and how long to wait for it.
 pub(crate) struct Target {

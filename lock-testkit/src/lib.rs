@@ -6,6 +6,7 @@
 //! - [`History`]: who held what from when to when, in many tasks and processes, and whether that could be.
 //! - [`Honest`]: the model of a store, in 100 lines.
 //! - [`server`]: real servers, as child processes (on Unix).
+//! - [`proxy`]: stands between a Redis client and a real server, and loses, delays or garbles what the test says.
 //! - [`conformance!`]: every promise of [`lock_core::LockBackend`] as a test of your backend, for which you write
 //!   a [`Fixture`]. The [`cases`] are functions, one module a promise.
 //!
@@ -90,6 +91,7 @@ mod fixture;
 mod history;
 mod honest;
 mod leak;
+pub mod proxy;
 mod scripted;
 #[cfg(unix)]
 pub mod server;
