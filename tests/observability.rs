@@ -1,6 +1,7 @@
 //! What locks tell to `tracing` and to `metrics`: every outcome, with bounded fields, and never an owner.
 #![allow(
     clippy::unwrap_used,
+    clippy::panic,
     clippy::arithmetic_side_effects,
     reason = "a test"
 )]
