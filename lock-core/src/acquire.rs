@@ -251,7 +251,8 @@ async fn call(
             KeptPlace::update(&mut place, given, &store, &renewer, &key, terms.op_timeout);
             Outcome::Busy(holder, recheck)
         }
-        Err(error) if !error.may_have_been_applied() => {
+        // Where the client sends again by itself, an error speaks of the last copy only.
+        Err(error) if !error.may_have_been_applied() && !store.capabilities.resends => {
             compensation.settle();
             Outcome::Failed {
                 error: LockError::from_backend(&key, error),

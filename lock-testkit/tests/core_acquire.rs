@@ -20,8 +20,8 @@ use std::time::Duration;
 
 use common_acquire::*;
 use lock_core::{
-    BackendError, BackendErrorKind, Busy, Capabilities, Holder, LockError, LockOptions, Locks,
-    LossReason, MAX_TTL, Place, RenewalPolicy, RetryPolicy,
+    BackendError, BackendErrorKind, Busy, Capabilities, Holder, LockBackend, LockError,
+    LockOptions, Locks, LossReason, MAX_TTL, Place, RenewalPolicy, RetryPolicy,
 };
 use lock_testkit::{Effect, LeakCheck, Op, Request, Scripted};
 use tokio::time::{sleep, timeout};
@@ -895,4 +895,25 @@ async fn a_leave_that_hangs_or_fails_holds_nobody_up() {
         leaks.assert_none(OP + SLACK).await;
         assert_eq!(backend.calls_of(Op::Leave).len(), 1, "{effect:?}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_error_of_a_client_that_sends_again_leaves_nothing_of_an_earlier_copy() {
+    let backend = Scripted::honest();
+    let capabilities = backend.capabilities().with_resends(true);
+    let backend = backend.with_capabilities(capabilities);
+    // The first copy was applied and its reply lost; the second met a server that was loading.
+    backend
+        .on(Op::Acquire)
+        .next(Effect::LoseReply(BackendError::transient("loading")));
+    let error = locks(&backend).lock("k").try_acquire().await.unwrap_err();
+    assert!(matches!(
+        error,
+        LockError::Backend {
+            transient: true,
+            ..
+        }
+    ));
+    sleep(CLEAN).await;
+    assert!(backend.entries().is_empty());
 }
