@@ -334,6 +334,7 @@ impl Own {
                 self.discard(live)
             }
             Err(error) if !error::is_answer(error) => return result,
+            Ok(reply) if error::answers_read_only(reply) => self.discard(live),
             _ => {}
         }
         unanswered.answered();

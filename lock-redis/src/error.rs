@@ -4,7 +4,7 @@
 //! was sent: a server's text is shown only where it is known to name nothing but commands, keys and channels.
 
 use lock_core::{BackendError, BackendErrorKind};
-use redis::{ErrorKind, RedisError, ServerErrorKind};
+use redis::{ErrorKind, RedisError, ServerErrorKind, Value};
 
 /// The longest text of a server that is passed on, in characters.
 const LONGEST_TEXT: usize = 200;
@@ -95,6 +95,21 @@ pub(crate) fn is_no_script(error: &RedisError) -> bool {
 /// Whether the server is a read-only replica, so that the address may lead to another server by now.
 pub(crate) fn is_read_only(error: &RedisError) -> bool {
     error.kind() == ErrorKind::Server(ServerErrorKind::ReadOnly)
+}
+
+/// Whether a script of ours answers that the server is a read-only replica.
+pub(crate) fn answers_read_only(reply: &Value) -> bool {
+    let Value::Array(items) = reply else {
+        return false;
+    };
+    match items.as_slice() {
+        [Value::BulkString(word), _, Value::BulkString(text)]
+            if *word == b"failed" || *word == b"left" =>
+        {
+            without_place(&String::from_utf8_lossy(text)).starts_with("READONLY")
+        }
+        _ => items.iter().any(answers_read_only),
+    }
 }
 
 /// Whether the server refused RESP3 and may speak RESP2.

@@ -206,6 +206,25 @@ fn a_backend_outlives_the_runtimes_that_it_was_used_on() {
     );
 }
 
+/// The address may lead to the new primary by now, so it is asked anew.
+#[tokio::test]
+async fn a_server_that_became_a_replica_is_connected_to_anew() {
+    let server = RedisServer::start();
+    let proxy = Proxy::start(&server).await;
+    let backend = RedisBackend::connect(proxy.url()).await.unwrap();
+    take(&backend, &key("a"), &owner()).await;
+    let before = proxy.connections();
+    server.cli(&["REPLICAOF", "127.0.0.1", "1"]);
+    let error = attempt(&backend, &key("b"), &owner()).await.unwrap_err();
+    assert_eq!(error.kind(), BackendErrorKind::Transient, "{error}");
+    server.cli(&["REPLICAOF", "NO", "ONE"]);
+    take(&backend, &key("b"), &owner()).await;
+    assert!(
+        proxy.connections() > before,
+        "the old connection is still in use"
+    );
+}
+
 #[tokio::test]
 async fn a_read_only_replica_is_a_transient_error() {
     let primary = RedisOptions::new()
