@@ -8,6 +8,10 @@ use lock_core::{
     Owner, Ownership, Renew, RenewRequest,
 };
 
+mod store;
+
+pub use store::HonestStore;
+
 /// A store as plain data: one step a method, nothing waits.
 ///
 /// Compare a backend with it in a property test, or build a wrong backend from it. Keys are whole keys, prefix

@@ -1,10 +1,11 @@
 //! What every backend must do, and tools to test lock code with. Not for production code: it panics on purpose.
 //!
-//! - [`Scripted`]: a backend in which each call is answered, failed, delayed or left hanging by the test.
+//! - [`Faulty`]: any backend, with what the test puts between it and its callers: errors, lost replies, late copies.
+//! - [`Scripted`]: the same around a store in memory, for tests in virtual time.
 //! - [`cancel_sweep`]: drops a future at each of its await points in turn.
 //! - [`LeakCheck`]: no task was left behind.
 //! - [`History`]: who held what from when to when, in many tasks and processes, and whether that could be.
-//! - [`Honest`]: the model of a store, in 100 lines.
+//! - [`Honest`]: the model of a store, in 100 lines; [`HonestStore`] is the same as a backend.
 //! - [`server`]: real servers, as child processes (on Unix).
 //! - [`proxy`]: stands between a Redis client and a real server, and loses, delays or garbles what the test says.
 //! - [`conformance!`]: every promise of [`lock_core::LockBackend`] as a test of your backend, for which you write
@@ -87,6 +88,7 @@
 )]
 
 pub mod cases;
+mod faulty;
 mod fixture;
 mod history;
 mod honest;
@@ -98,9 +100,10 @@ pub mod server;
 mod sweep;
 
 pub use cases::CASES;
+pub use faulty::{Call, Effect, Faulty, Op, Record, Renewal, Request, Script};
 pub use fixture::{Fixture, run_case};
 pub use history::{Attempted, End, Held, History, Hold, Violation};
-pub use honest::{Entry, Honest};
+pub use honest::{Entry, Honest, HonestStore};
 pub use leak::LeakCheck;
-pub use scripted::{Call, Effect, Op, Record, Renewal, Request, Script, Scripted};
+pub use scripted::Scripted;
 pub use sweep::cancel_sweep;

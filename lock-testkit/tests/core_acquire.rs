@@ -227,7 +227,7 @@ async fn the_next_attempt_starts_after_the_release_of_the_last_was_answered() {
     assert_eq!(release.op(), Op::Release);
     sleep(SECOND).await;
     assert_eq!(backend.calls_of(Op::Acquire).len(), 1, "not before");
-    release.reply_honestly();
+    release.reply_honestly().await;
     let guard = timeout(10 * MS, waiter).await.unwrap().unwrap().unwrap();
     assert_eq!(backend.calls_of(Op::Acquire).len(), 2);
     guard.release().await.unwrap();
@@ -851,7 +851,7 @@ async fn a_waiter_that_is_dropped_when_the_store_grants_gives_back_and_leaves_no
     let second = backend.next_call().await;
     waiter.abort();
     assert!(waiter.await.unwrap_err().is_cancelled());
-    second.reply_honestly();
+    second.reply_honestly().await;
     assert_quiet(&backend, &leaks, CLEAN).await;
     assert_eq!(backend.calls_of(Op::Release).len(), 1);
     assert!(backend.calls_of(Op::Leave).is_empty(), "it was spent");

@@ -403,7 +403,7 @@ async fn into_ticket_is_cut_at_every_point() {
             let renewal = backend.next_call().await;
             spawn(async move {
                 sleep(100 * MS).await;
-                renewal.reply_honestly();
+                renewal.reply_honestly().await;
             });
             guard.into_ticket().await.unwrap()
         },

@@ -161,7 +161,7 @@ async fn a_shortening_lowers_the_deadline_before_it_is_sent() {
         let call = backend.next_call().await;
         assert!(guard.remaining() <= 2 * SECOND - 22 * MS);
         assert!(entry_left(&backend, "k") > 4 * SECOND, "not applied yet");
-        call.reply_honestly();
+        call.reply_honestly().await;
     });
     answer.unwrap();
     assert_safe(&backend, &guard);
@@ -373,7 +373,7 @@ async fn an_answer_after_the_deadline_does_not_bring_the_lock_back() {
     backend.on(Op::Renew).next(Effect::Ask);
     let (answer, ()) = tokio::join!(guard.extend(TTL), async {
         let call = backend.next_call().await;
-        call.apply();
+        call.apply().await;
         sleep(700 * MS).await;
         assert!(!guard.is_held());
         call.reply_ownership([Ownership::Held]);

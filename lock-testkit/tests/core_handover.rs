@@ -181,7 +181,7 @@ async fn a_ticket_waits_for_a_renewal_in_flight() {
     let making = spawn(guard.into_ticket());
     sleep(SECOND).await;
     assert!(!making.is_finished());
-    renewal.reply_honestly();
+    renewal.reply_honestly().await;
     let ticket = timeout(10 * MS, making).await.unwrap().unwrap().unwrap();
     assert!(ticket.remaining() > TTL - SECOND - TTL / 50);
     sleep(TTL - 2 * SECOND).await;

@@ -228,7 +228,7 @@ async fn an_answer_that_is_heard_after_the_deadline_changes_nothing_though_nobod
             continue;
         };
         late += 1;
-        call.apply();
+        call.apply().await;
         // The renewal's task is the first to run after the deadline.
         call.reply_ownership([Ownership::Held]);
         tokio::time::advance(150 * MS).await;
@@ -248,7 +248,7 @@ async fn a_renewal_answered_after_the_deadline_changes_nothing() {
         while let Some(call) = backend.try_next_call() {
             if !call.is_abandoned() {
                 late += 1;
-                call.apply();
+                call.apply().await;
                 call.reply_ownership([Ownership::Held]);
             }
         }

@@ -220,7 +220,7 @@ async fn a_release_does_not_wait_for_a_renewal_in_flight() {
     let (answer, took) = timed(guard.release()).await;
     assert_eq!(answer.unwrap(), Released::Released);
     assert!(took < SLACK, "{took:?}");
-    renewal.reply_honestly();
+    renewal.reply_honestly().await;
     sleep(HOUR).await;
     assert!(is_free(&backend), "nothing comes back");
     assert_eq!(backend.calls_of(Op::Renew).len(), 1);

@@ -159,7 +159,7 @@ async fn the_deadline_counts_from_when_the_renewal_was_sent() {
     let call = backend.next_call().await;
     let sent = Moment::now();
     sleep(500 * MS).await;
-    call.reply_honestly();
+    call.reply_honestly().await;
     sleep(MS).await;
     let (believed, passed) = (guard.remaining(), sent.elapsed());
     // 1 % of 3 s and 2 ms are the drift.
@@ -721,12 +721,12 @@ async fn a_batch_answered_short_is_unknown_for_the_rest_and_tried_again() {
             let count = call.renewals().len();
             if count >= 2 && short < 6 {
                 short += 1;
-                call.apply();
+                call.apply().await;
                 // None, half, or all but one.
                 let answered = [0, count / 2, count - 1][short % 3];
                 call.reply_ownership(vec![Ownership::Held; answered]);
             } else {
-                call.reply_honestly();
+                call.reply_honestly().await;
             }
         }
     };
@@ -751,7 +751,7 @@ async fn an_answer_for_one_lock_does_not_harm_the_others_of_its_batch() {
             let call = backend.next_call().await;
             let count = call.renewals().len();
             if count < 5 || !wronged.is_empty() {
-                call.reply_honestly();
+                call.reply_honestly().await;
                 continue;
             }
             wronged = call
@@ -760,7 +760,7 @@ async fn an_answer_for_one_lock_does_not_harm_the_others_of_its_batch() {
                 .take(4)
                 .map(|one| one.key.as_str().to_owned())
                 .collect();
-            call.apply();
+            call.apply().await;
             let mut answers = vec![
                 Ok(Ownership::Taken),
                 Ok(Ownership::Absent),
@@ -832,7 +832,7 @@ async fn an_extension_waits_for_the_renewal_under_way() {
     let (extended, ()) = tokio::join!(guard.extend(10 * SECOND), async {
         sleep(300 * MS).await;
         assert_eq!(renewals(&backend), 1, "sent beside a renewal");
-        call.reply_honestly();
+        call.reply_honestly().await;
     });
     extended.unwrap();
     assert_eq!(renewals(&backend), 2);
@@ -855,7 +855,7 @@ async fn a_renewal_waits_for_the_extension_under_way() {
         let call = backend.next_call().await;
         sleep(1900 * MS).await;
         assert_eq!(renewals(&backend), 1, "renewed beside an extension");
-        call.reply_honestly();
+        call.reply_honestly().await;
     });
     extended.unwrap();
     watch(20 * SECOND, 100 * MS, || {
@@ -899,9 +899,9 @@ async fn a_release_is_sent_at_once_beside_a_renewal_and_nothing_is_renewed_after
         if late {
             assert_eq!(guard.release().await.unwrap(), Released::Released);
             assert!(start.elapsed() < SLACK, "waited for the renewal");
-            call.reply_honestly();
+            call.reply_honestly().await;
         } else {
-            call.apply();
+            call.apply().await;
             assert_eq!(guard.release().await.unwrap(), Released::Released);
             call.reply_ownership([Ownership::Held]);
         }

@@ -326,7 +326,7 @@ async fn nothing_is_sent_when_a_shutdown_is_over() {
     let lock = locks.lock("k");
     let waiter = spawn(async move { lock.acquire().await });
     let subscribe = backend.next_call().await;
-    let (is_done, ()) = tokio::join!(locks.shutdown(), async { subscribe.reply_honestly() });
+    let (is_done, ()) = tokio::join!(locks.shutdown(), async { subscribe.reply_honestly().await });
     assert!(is_done);
     let error = waiter.await.unwrap().unwrap_err();
     assert!(matches!(error, LockError::Closed { .. }), "{error:?}");

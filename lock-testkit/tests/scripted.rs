@@ -105,7 +105,7 @@ async fn a_call_tells_whether_its_caller_has_gone() {
     };
     assert!(call.is_abandoned());
     call.abandoned().await;
-    call.apply();
+    call.apply().await;
     assert!(case.is_held(), "it reached the store all the same");
 }
 

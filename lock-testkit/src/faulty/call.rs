@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 use std::time::Duration;
 
 use lock_core::{
@@ -10,7 +11,7 @@ use lock_core::{
 };
 use tokio::sync::oneshot;
 
-use super::Scripted;
+use super::Way;
 use super::request::{Op, Renewal, Reply, Request};
 
 /// A call that was made and not answered yet: answer it, fail it, or keep it to leave its caller waiting.
@@ -19,7 +20,7 @@ use super::request::{Op, Renewal, Reply, Request};
 pub struct Call {
     pub(super) request: Request,
     pub(super) reply: oneshot::Sender<Reply>,
-    pub(super) backend: Scripted,
+    pub(super) way: Arc<Way>,
 }
 
 impl Call {
@@ -101,18 +102,19 @@ impl Call {
         self.reply.closed().await;
     }
 
-    /// Applies the call at the honest store and does not answer it: what follows is a lost reply.
-    pub fn apply(&self) {
-        self.backend.apply(&self.request);
+    /// Applies the call at the backend inside, also if its caller has gone, and does not answer it: what follows is a lost
+    /// reply. Returns when the backend has answered.
+    pub async fn apply(&self) {
+        self.way.apply(&self.request).await;
     }
 
-    /// Applies the call at the honest store and gives its answer. The way to confirm a subscription.
-    pub fn reply_honestly(self) {
-        let reply = self.backend.apply(&self.request);
+    /// Applies the call at the backend inside and gives its answer. The way to confirm a subscription.
+    pub async fn reply_honestly(self) {
+        let reply = self.way.apply(&self.request).await;
         self.send(reply);
     }
 
-    /// Answers an attempt with a grant of the fencing tokens `first..=last`. The honest store does not hear of it.
+    /// Answers an attempt with a grant of the fencing tokens `first..=last`. The backend inside does not hear of it.
     pub fn reply_granted(self, tokens: RangeInclusive<u64>) {
         let (first, last) = (
             FencingToken::new(*tokens.start()),

@@ -1,5 +1,6 @@
-//! What a scripted backend does with a call: the effect first, then the honest store.
+//! What becomes of a call: the effect first, then the backend inside.
 
+use std::fmt;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -11,35 +12,35 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
 
-use super::Scripted;
 use super::effect::Effect;
 use super::request::{Renewal, Reply, Request};
-use super::wakeups::{self, Subscribed};
+use super::wakeups::FaultyWakeups;
+use super::{Faulty, Way};
 
-impl Scripted {
-    pub(super) async fn call(&self, request: Request) -> Reply {
+impl Way {
+    pub(super) async fn call(self: &Arc<Self>, request: Request) -> Reply {
         match self.log(&request) {
-            Effect::Honest => self.apply(&request),
+            Effect::Honest => self.apply(&request).await,
             Effect::Ask => self.ask(request).await,
             Effect::FailBefore(error) => Reply::error(&request, error),
             Effect::LoseReply(error) => {
-                self.apply(&request);
+                self.apply(&request).await;
                 Reply::error(&request, error)
             }
             Effect::HangBefore => std::future::pending().await,
             Effect::HangAfter => {
-                self.apply(&request);
+                self.apply(&request).await;
                 std::future::pending().await
             }
             Effect::DelayBefore(delay) => {
                 sleep(delay).await;
-                self.apply(&request)
+                self.apply(&request).await
             }
             Effect::DelayBeforeDetached(delay) => {
-                let backend = self.clone();
+                let way = Arc::clone(self);
                 let request = async move {
                     sleep(delay).await;
-                    backend.apply(&request)
+                    way.apply(&request).await
                 };
                 Handle::current()
                     .spawn(request)
@@ -47,15 +48,27 @@ impl Scripted {
                     .expect("the request is not aborted")
             }
             Effect::DelayAfter(delay) => {
-                let reply = self.apply(&request);
+                let reply = self.apply(&request).await;
                 sleep(delay).await;
                 reply
             }
             Effect::DelayBoth(delay) => {
                 sleep(delay).await;
-                let reply = self.apply(&request);
+                let reply = self.apply(&request).await;
                 sleep(delay).await;
                 reply
+            }
+            Effect::Resend => {
+                self.apply(&request).await;
+                self.apply(&request).await
+            }
+            Effect::CopyAfter(delay) => {
+                let (way, copy) = (Arc::clone(self), request.clone());
+                Handle::current().spawn(async move {
+                    sleep(delay).await;
+                    way.apply(&copy).await;
+                });
+                self.apply(&request).await
             }
             Effect::Panic => panic!("scripted panic in {:?}", request.op()),
         }
@@ -69,12 +82,15 @@ impl Scripted {
     fn log(&self, request: &Request) -> Effect {
         let mut state = self.state();
         let records = request.records(state.calls, Instant::now());
+        let op = request.op();
+        let of_its_key = records.iter().find_map(|record| {
+            let plan = state.plans.get_mut(&(op, Some(record.key.clone())));
+            plan.and_then(super::Plan::take)
+        });
+        let effect = of_its_key.or_else(|| state.plans.get_mut(&(op, None))?.take());
         state.records.extend(records);
         state.calls += 1;
-        match (
-            state.plans.entry(request.op()).or_default().take(),
-            state.latency,
-        ) {
+        match (effect.unwrap_or(Effect::Honest), state.latency) {
             (Effect::Honest, Some(each_way)) => Effect::DelayBoth(each_way),
             (effect, _) => effect,
         }
@@ -83,16 +99,15 @@ impl Scripted {
     async fn ask(&self, request: Request) -> Reply {
         let (reply, answer) = oneshot::channel();
         self.state().asking.push_back((request, reply));
-        self.inner.asked.notify_one();
+        self.asked.notify_one();
         match answer.await {
             Ok(reply) => reply,
             Err(_) => std::future::pending().await,
         }
     }
 
-    /// Applies `request` at the honest store. The answer may still be lost.
-    pub(super) fn apply(&self, request: &Request) -> Reply {
-        let mut state = self.state();
+    /// Applies `request` at the backend inside. The answer may still be lost.
+    pub(super) async fn apply(self: &Arc<Self>, request: &Request) -> Reply {
         match request {
             Request::Acquire {
                 key,
@@ -102,50 +117,54 @@ impl Scripted {
                 place,
                 from,
             } => {
-                if from.is_some() && !state.capabilities.hand_over {
-                    let kind = BackendErrorKind::Unsupported;
-                    return Reply::Acquire(Err(BackendError::new(kind, "no hand-over here")));
-                }
                 let request = AcquireRequest::new(key, owner, *ttl)
                     .with_tokens(*tokens)
                     .with_place(place.as_ref())
                     .with_from(from.as_ref());
-                Reply::Acquire(Ok(state.store.try_acquire(&request)))
+                Reply::Acquire(self.inner.try_acquire(request).await)
             }
             Request::Renew(renewals) => {
-                let renew = |one: &Renewal| {
-                    state
-                        .store
-                        .renew(&RenewRequest::new(&one.key, &one.owner, one.ttl, one.how))
+                let requests: Vec<_> = renewals
+                    .iter()
+                    .map(|one| RenewRequest::new(&one.key, &one.owner, one.ttl, one.how))
+                    .collect();
+                Reply::Renew(self.inner.renew(&requests).await)
+            }
+            Request::Release { key, owner } => Reply::Release(self.inner.release(key, owner).await),
+            Request::Inspect { key } => Reply::Inspect(self.inner.inspect(key).await),
+            Request::Subscribe { key, place } => {
+                let answer = match self.inner.wakeups() {
+                    Some(wakeups) => wakeups.subscribe(key, place.as_ref()).await,
+                    None => Err(no_wakeups()),
                 };
-                Reply::Renew(renewals.iter().map(renew).map(Ok).collect())
+                Reply::Subscribe(answer.map(|wakeup| self.subscribed(key, wakeup)))
             }
-            Request::Release { key, owner } => {
-                let answer = state.store.release(key.as_str(), owner);
-                let wakes = answer == Ownership::Held && !state.loses_wakeups;
-                drop(state);
-                if wakes {
-                    self.wake(key.as_str());
-                }
-                Reply::Release(Ok(answer))
-            }
-            Request::Inspect { key } => Reply::Inspect(Ok(state.store.inspect(key.as_str()))),
-            Request::Subscribe { key, .. } => {
-                let (kept, given) = wakeups::subscription(key);
-                state.subscriptions.retain(Subscribed::is_alive);
-                state.subscriptions.push(kept);
-                Reply::Subscribe(Ok(given))
-            }
-            Request::Leave { .. } => Reply::Leave(Ok(())),
+            Request::Leave { key, place } => Reply::Leave(match self.inner.wakeups() {
+                Some(wakeups) => wakeups.leave(key, place).await,
+                None => Err(no_wakeups()),
+            }),
         }
+    }
+}
+
+/// Only for who asked for them before the backend said that it has none.
+fn no_wakeups() -> BackendError {
+    BackendError::new(BackendErrorKind::Unsupported, "no wake-ups here")
+}
+
+impl fmt::Debug for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Way")
+            .field("inner", &self.inner)
+            .finish_non_exhaustive()
     }
 }
 
 #[async_trait]
 #[deny(clippy::missing_trait_methods)]
-impl LockBackend for Scripted {
+impl<B: LockBackend> LockBackend for Faulty<B> {
     async fn try_acquire<'a>(&self, request: AcquireRequest<'a>) -> Result<Attempt, BackendError> {
-        match self.call(request.into()).await {
+        match self.way.call(request.into()).await {
             Reply::Acquire(answer) => answer,
             other => unreachable!("{other:?}"),
         }
@@ -155,44 +174,38 @@ impl LockBackend for Scripted {
         &self,
         renewals: &'a [RenewRequest<'a>],
     ) -> Vec<Result<Ownership, BackendError>> {
-        match self
-            .call(Request::Renew(renewals.iter().map(Renewal::from).collect()))
-            .await
-        {
+        let request = Request::Renew(renewals.iter().map(Renewal::from).collect());
+        match self.way.call(request).await {
             Reply::Renew(answers) => answers,
             other => unreachable!("{other:?}"),
         }
     }
 
     async fn release(&self, key: &LockKey, owner: &Owner) -> Result<Ownership, BackendError> {
-        match self
-            .call(Request::Release {
-                key: key.clone(),
-                owner: owner.clone(),
-            })
-            .await
-        {
+        let request = Request::Release {
+            key: key.clone(),
+            owner: owner.clone(),
+        };
+        match self.way.call(request).await {
             Reply::Release(answer) => answer,
             other => unreachable!("{other:?}"),
         }
     }
 
     async fn inspect(&self, key: &LockKey) -> Result<Option<Holder>, BackendError> {
-        match self.call(Request::Inspect { key: key.clone() }).await {
+        match self.way.call(Request::Inspect { key: key.clone() }).await {
             Reply::Inspect(answer) => answer,
             other => unreachable!("{other:?}"),
         }
     }
 
     fn capabilities(&self) -> Capabilities {
-        self.state().capabilities
+        let inner = self.inner.capabilities();
+        inner.with_resends(inner.resends || self.way.state().resends)
     }
 
     fn wakeups(&self) -> Option<Arc<dyn Wakeups>> {
-        if self.capabilities().wakeups {
-            Some(Arc::new(self.clone()))
-        } else {
-            None
-        }
+        self.inner.wakeups()?;
+        Some(Arc::new(FaultyWakeups(Arc::clone(&self.way))))
     }
 }

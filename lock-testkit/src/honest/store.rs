@@ -1,0 +1,130 @@
+//! The model as a backend: behind a mutex, with wake-ups.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use lock_core::{
+    AcquireRequest, Attempt, BackendError, BackendErrorKind, Capabilities, Holder, LockBackend,
+    LockKey, Owner, Ownership, Place, RenewRequest, Wakeup, Wakeups,
+};
+
+use super::Honest;
+use crate::faulty::Subscribers;
+
+/// A store in memory that answers at once and keeps every promise: the [`Honest`] model as a backend. Clones share it.
+///
+/// [`Scripted`](crate::Scripted) puts it behind a script. By itself it is what a wrong backend is made from.
+#[derive(Clone)]
+pub struct HonestStore(Arc<Mutex<State>>);
+
+struct State {
+    model: Honest,
+    capabilities: Capabilities,
+    subscribers: Subscribers,
+}
+
+impl HonestStore {
+    /// An empty store, which can all but keep a line of waiters and survive a restart.
+    #[must_use]
+    #[allow(
+        clippy::new_without_default,
+        reason = "`Default` would promise less than the doc"
+    )]
+    pub fn new() -> Self {
+        let state = State {
+            model: Honest::new(),
+            capabilities: Capabilities::new()
+                .with_fencing(true)
+                .with_wakeups(true)
+                .with_hand_over(true)
+                .with_any_ttl(true),
+            subscribers: Subscribers::default(),
+        };
+        Self(Arc::new(Mutex::new(state)))
+    }
+
+    pub(crate) fn set_capabilities(&self, capabilities: Capabilities) {
+        let mut state = self.state();
+        state.capabilities = capabilities;
+        state.model.set_fencing(capabilities.fencing);
+    }
+
+    /// Gives the model to `look`, which may change it behind the clients' backs.
+    pub fn with_model<T>(&self, look: impl FnOnce(&mut Honest) -> T) -> T {
+        look(&mut self.state().model)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for HonestStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HonestStore").finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl LockBackend for HonestStore {
+    async fn try_acquire<'a>(&self, request: AcquireRequest<'a>) -> Result<Attempt, BackendError> {
+        let mut state = self.state();
+        if request.from.is_some() && !state.capabilities.hand_over {
+            let kind = BackendErrorKind::Unsupported;
+            return Err(BackendError::new(kind, "no hand-over here"));
+        }
+        Ok(state.model.try_acquire(&request))
+    }
+
+    async fn renew<'a>(
+        &self,
+        renewals: &'a [RenewRequest<'a>],
+    ) -> Vec<Result<Ownership, BackendError>> {
+        let mut state = self.state();
+        let answers = renewals.iter().map(|renewal| state.model.renew(renewal));
+        answers.map(Ok).collect()
+    }
+
+    async fn release(&self, key: &LockKey, owner: &Owner) -> Result<Ownership, BackendError> {
+        let mut state = self.state();
+        let answer = state.model.release(key.as_str(), owner);
+        if answer == Ownership::Held {
+            state.subscribers.wake(key.as_str());
+        }
+        Ok(answer)
+    }
+
+    async fn inspect(&self, key: &LockKey) -> Result<Option<Holder>, BackendError> {
+        Ok(self.state().model.inspect(key.as_str()))
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        self.state().capabilities
+    }
+
+    fn wakeups(&self) -> Option<Arc<dyn Wakeups>> {
+        if self.capabilities().wakeups {
+            Some(Arc::new(self.clone()))
+        } else {
+            None
+        }
+    }
+}
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl Wakeups for HonestStore {
+    async fn subscribe(
+        &self,
+        key: &LockKey,
+        _place: Option<&Place>,
+    ) -> Result<Box<dyn Wakeup>, BackendError> {
+        Ok(Box::new(self.state().subscribers.add(key)))
+    }
+
+    async fn leave(&self, _key: &LockKey, _place: &Place) -> Result<(), BackendError> {
+        Ok(())
+    }
+}
