@@ -2,12 +2,13 @@
 //! server: whatever it does not touch passes through.
 
 use std::fmt;
+use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
@@ -15,14 +16,19 @@ use tokio::task::{JoinHandle, JoinSet};
 mod link;
 mod resp;
 mod rule;
+mod slots;
 
 use rule::Rule;
 pub use rule::{Action, Gate, Match, Matched, On};
 
+/// How many new connections may wait to be accepted.
+const BACKLOG: u32 = 1024;
+
 /// Stands between clients and a Redis server, on a port of its own of 127.0.0.1. Understands requests, so that a test
 /// says which of them is to meet with what: see [`Match`] and [`Action`]. All its connections end when it is dropped.
 ///
-/// A client that closes a connection is noticed, but not one that closes only its half of it.
+/// Whoever sends no more still gets the replies to what was sent; only while they are held or stalled it counts as gone.
+/// The protocol that it must know is that of Redis clients: no `MONITOR`, no `CLIENT REPLY`.
 ///
 /// ```
 /// # #[cfg(unix)]
@@ -287,24 +293,21 @@ struct Door {
 impl Door {
     /// Accepts until it is aborted, which aborts all connections too.
     async fn accept(mut self, listener: TcpListener) {
-        let mut listener = Some(listener);
+        let mut entrance = Entrance::Open(listener);
         let mut links = JoinSet::new();
         loop {
             let newcomers = *self.newcomers.borrow_and_update();
-            if newcomers == Newcomers::Refused {
-                listener = None;
-            } else if listener.is_none() {
-                let Ok(again) = TcpListener::bind(self.own).await else {
-                    return;
-                };
-                listener = Some(again);
-            }
-            self.listening.send_replace(listener.is_some());
+            let open = newcomers != Newcomers::Refused;
+            let Ok(now) = entrance.turned(open, self.own) else {
+                return;
+            };
+            entrance = now;
+            self.listening.send_replace(open);
             tokio::select! {
                 biased;
                 changed = self.newcomers.changed() => if changed.is_err() { return },
                 Some(_) = links.join_next() => {}
-                client = accepted(listener.as_ref()) => {
+                client = entrance.accepted() => {
                     let silent = newcomers == Newcomers::Ignored;
                     let shared = Arc::clone(&self.shared);
                     links.spawn(link::serve(shared, client, self.server, silent));
@@ -314,13 +317,37 @@ impl Door {
     }
 }
 
-async fn accepted(listener: Option<&TcpListener>) -> TcpStream {
-    match listener {
-        Some(listener) => loop {
-            if let Ok((client, _)) = listener.accept().await {
-                return client;
+/// The proxy's port.
+enum Entrance {
+    Open(TcpListener),
+    /// Bound, so that the system gives the port to no client of this machine meanwhile.
+    Closed(TcpSocket),
+}
+
+impl Entrance {
+    /// The same port, open or closed.
+    fn turned(self, open: bool, port: SocketAddr) -> io::Result<Self> {
+        match self {
+            Self::Open(listener) if !open => {
+                drop(listener);
+                let socket = TcpSocket::new_v4()?;
+                socket.set_reuseaddr(true)?;
+                socket.bind(port)?;
+                Ok(Self::Closed(socket))
             }
-        },
-        None => std::future::pending().await,
+            Self::Closed(socket) if open => Ok(Self::Open(socket.listen(BACKLOG)?)),
+            same => Ok(same),
+        }
+    }
+
+    async fn accepted(&self) -> TcpStream {
+        match self {
+            Self::Open(listener) => loop {
+                if let Ok((client, _)) = listener.accept().await {
+                    return client;
+                }
+            },
+            Self::Closed(_) => std::future::pending().await,
+        }
     }
 }

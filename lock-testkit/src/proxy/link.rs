@@ -1,6 +1,5 @@
 //! One client's connection, and the one to the server behind it. Not which requests are meant: that is `rule.rs`.
 
-use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -10,40 +9,53 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::Sleep;
 
 use super::rule::{Fate, Way};
+use super::slots::{Said, Slots};
 use super::{Shared, resp};
+
+/// So many bytes wait in each direction of a connection; then no more is read, until some have been passed on.
+const ROOM: u32 = 16 << 20;
+
+/// What a waiting frame takes besides its bytes.
+const FRAME: usize = 128;
+
+/// The longest request or reply: more than this ends the connection.
+const LONGEST: usize = 64 << 20;
 
 /// A client's connection.
 struct Link {
     shared: Arc<Shared>,
-    /// What is to become of the replies that are yet to come, in their order.
-    slots: Mutex<VecDeque<Slot>>,
+    slots: Mutex<Slots<Due>>,
     more: Notify,
-    /// Whether the client has closed the connection, or must believe that the server has.
+    /// Whether the client sends no more, or must believe that the server has gone.
     gone: watch::Sender<bool>,
 }
 
-struct Slot {
-    /// How many replies the request gets: a subscription one for each channel.
-    replies: usize,
-    fate: Fate,
-    at_once: bool,
-}
+/// When something arrives: now, or after the latency.
+#[derive(Default)]
+struct Due(Option<Pin<Box<Sleep>>>);
 
-/// A request or a reply on its way, and when it arrives.
+/// A request or a reply on its way.
 struct Frame {
     bytes: Vec<u8>,
-    due: Option<Pin<Box<Sleep>>>,
+    due: Due,
+    _room: Option<OwnedSemaphorePermit>,
+}
+
+impl Due {
+    async fn arrive(self) {
+        if let Some(due) = self.0 {
+            due.await;
+        }
+    }
 }
 
 impl Frame {
     async fn arrive(self) -> Vec<u8> {
-        if let Some(due) = self.due {
-            due.await;
-        }
+        self.due.arrive().await;
         self.bytes
     }
 }
@@ -89,7 +101,7 @@ pub(super) async fn serve(
     let mut to_client = Some(to_client);
     let link = Link {
         shared: Arc::clone(&shared),
-        slots: Mutex::default(),
+        slots: Mutex::new(Slots::default()),
         more: Notify::new(),
         gone: watch::Sender::new(false),
     };
@@ -97,7 +109,6 @@ pub(super) async fn serve(
         let traffic = async {
             tokio::select! {
                 () = link.replies(from_server, &mut to_client) => {}
-                // The server closes too when it has read all.
                 () = async { link.requests(from_client, to_server).await; std::future::pending().await } => {}
             }
         };
@@ -121,7 +132,7 @@ pub(super) async fn serve(
 }
 
 impl Link {
-    fn slots(&self) -> MutexGuard<'_, VecDeque<Slot>> {
+    fn slots(&self) -> MutexGuard<'_, Slots<Due>> {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -134,6 +145,11 @@ impl Link {
         *client = None;
     }
 
+    fn due(&self) -> Due {
+        let latency = self.shared.settings().latency;
+        Due((!latency.is_zero()).then(|| Box::pin(tokio::time::sleep(latency))))
+    }
+
     /// Cuts what `from` says into frames until its end.
     async fn read(
         &self,
@@ -141,14 +157,20 @@ impl Link {
         length: fn(&[u8]) -> Option<usize>,
         queue: mpsc::UnboundedSender<Frame>,
     ) {
+        let room = Arc::new(Semaphore::new(ROOM as usize));
         let mut bytes = Vec::new();
-        while from.read_buf(&mut bytes).await.is_ok_and(|count| count > 0) {
+        while bytes.len() <= LONGEST && from.read_buf(&mut bytes).await.is_ok_and(|count| count > 0)
+        {
             while let Some(length) = length(&bytes) {
                 let rest = bytes.split_off(length);
                 let bytes = std::mem::replace(&mut bytes, rest);
-                let latency = self.shared.settings().latency;
-                let due = (!latency.is_zero()).then(|| Box::pin(tokio::time::sleep(latency)));
-                let _ = queue.send(Frame { bytes, due });
+                let takes = u32::try_from(length + FRAME).unwrap_or(ROOM).min(ROOM);
+                let frame = Frame {
+                    bytes,
+                    due: self.due(),
+                    _room: Arc::clone(&room).acquire_many_owned(takes).await.ok(),
+                };
+                let _ = queue.send(frame);
             }
         }
     }
@@ -182,11 +204,8 @@ impl Link {
             return self.write(to, &request).await.is_ok();
         }
         let action = self.shared.decide(&arguments);
-        self.slots().push_back(Slot {
-            replies: replies(&arguments),
-            fate: action.reply,
-            at_once: action.at_once,
-        });
+        let at_once = action.at_once.then(|| self.due());
+        self.slots().expect(&arguments, action.reply, at_once);
         self.more.notify_one();
         match action.request {
             Way::Forward => {}
@@ -201,75 +220,65 @@ impl Link {
         self.write(to, &request).await.is_ok()
     }
 
-    /// Server to client.
+    /// Server to client. Ends with what the server says: it closes too when a client that has closed has been served.
     async fn replies(&self, from: OwnedReadHalf, client: &mut Option<OwnedWriteHalf>) {
         let (queue, mut queued) = mpsc::unbounded_channel();
         let read = self.read(from, resp::reply_length, queue);
         let write = async {
             loop {
-                if let Some(fate) = self.next_at_once() {
-                    self.meet(fate, &[], client).await;
-                    continue;
-                }
+                self.meet_what_waits_for_no_reply(client).await;
                 tokio::select! {
                     frame = queued.recv() => match frame {
                         Some(frame) => self.deliver(frame.arrive().await, client).await,
                         None => return,
                     },
                     () = self.more.notified() => {}
-                    () = self.is_gone(), if client.is_some() => *client = None,
                 }
             }
         };
         tokio::join!(read, write);
     }
 
-    /// What is due now and does not wait for the server.
-    fn next_at_once(&self) -> Option<Fate> {
-        let mut slots = self.slots();
-        let at_once = slots.front().is_some_and(|slot| slot.at_once);
-        at_once
-            .then(|| slots.pop_front())
-            .flatten()
-            .map(|slot| slot.fate)
+    async fn meet_what_waits_for_no_reply(&self, client: &mut Option<OwnedWriteHalf>) {
+        // Not in the head of the loop: the lock would be held for all of it.
+        let next = || self.slots().next_at_once();
+        while let Some((due, fate)) = next() {
+            due.arrive().await;
+            self.meet(fate, &[], client).await;
+        }
     }
 
-    async fn deliver(&self, reply: Vec<u8>, client: &mut Option<OwnedWriteHalf>) {
-        if resp::is_message(&reply) {
-            if !self.shared.settings().loses_messages {
-                self.meet(Fate::Pass, &reply, client).await;
-            }
-            return;
+    async fn deliver(&self, said: Vec<u8>, client: &mut Option<OwnedWriteHalf>) {
+        // Requests that the server never got may stand before the one that it answered.
+        self.meet_what_waits_for_no_reply(client).await;
+        let belongs = self.slots().belongs(&said);
+        match belongs {
+            Said::Reply(fate) => self.meet(fate, &said, client).await,
+            Said::Message if self.shared.settings().loses_messages => {}
+            Said::Message | Said::Unasked => self.hand_over(&said, client).await,
         }
-        let fate = {
-            let mut slots = self.slots();
-            match slots.front_mut() {
-                Some(slot) if slot.replies > 1 && !resp::is_error(&reply) => {
-                    slot.replies -= 1;
-                    std::mem::replace(&mut slot.fate, Fate::Pass)
-                }
-                _ => slots.pop_front().map_or(Fate::Pass, |slot| slot.fate),
-            }
-        };
-        self.meet(fate, &reply, client).await;
     }
 
     /// Does to one reply what `fate` says.
-    async fn meet(&self, mut fate: Fate, reply: &[u8], client: &mut Option<OwnedWriteHalf>) {
-        let injected;
-        let mut reply = reply;
-        if let Fate::Instead(bytes, then) = fate {
-            injected = bytes;
-            self.hand_over(&injected, client).await;
-            (reply, fate) = (&[], *then);
-        }
+    async fn meet(&self, fate: Fate, reply: &[u8], client: &mut Option<OwnedWriteHalf>) {
+        let (fate, reply) = match fate {
+            Fate::Instead(instead, then) => {
+                self.hand_over(&instead, client).await;
+                (*then, &[][..])
+            }
+            fate => (fate, reply),
+        };
         match fate {
             Fate::Pass | Fate::Instead(..) => {}
             Fate::Hold(gate) => tokio::select! {
+                biased;
                 () = gate.opened() => {}
-                () = self.is_gone() => {}
+                () = self.is_gone() => *client = None,
             },
-            Fate::Stall => self.is_gone().await,
+            Fate::Stall => {
+                self.is_gone().await;
+                *client = None;
+            }
             Fate::Cut => self.close_client(client),
         }
         self.hand_over(reply, client).await;
@@ -277,9 +286,6 @@ impl Link {
 
     /// Writes to the client, if it is there.
     async fn hand_over(&self, reply: &[u8], client: &mut Option<OwnedWriteHalf>) {
-        if *self.gone.borrow() {
-            *client = None;
-        }
         if let Some(to) = client
             && self.write(to, reply).await.is_err()
         {
@@ -297,14 +303,5 @@ impl Link {
             tokio::task::yield_now().await;
         }
         Ok(())
-    }
-}
-
-/// How many replies a request gets.
-fn replies(arguments: &[Vec<u8>]) -> usize {
-    if arguments[0].to_ascii_uppercase().ends_with(b"SUBSCRIBE") {
-        arguments.len().saturating_sub(1).max(1)
-    } else {
-        1
     }
 }

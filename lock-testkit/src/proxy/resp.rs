@@ -35,21 +35,14 @@ pub(super) fn is_error(reply: &[u8]) -> bool {
     matches!(reply.first(), Some(b'-' | b'!'))
 }
 
-/// Whether `reply` answers no request: a message of a subscription, or another push that is no confirmation of one.
-pub(super) fn is_message(reply: &[u8]) -> bool {
-    let push = reply.first() == Some(&b'>');
-    if !push && reply.first() != Some(&b'*') {
-        return false;
-    }
-    let what =
-        line(reply, 1).and_then(|(_, at)| Some(&reply[line(reply, at)?.1..frame(reply, at)?]));
-    let what = what.unwrap_or_default().trim_ascii_end();
-    let confirms = what.ends_with(b"subscribe");
-    if push {
-        !confirms
-    } else {
-        matches!(what, b"message" | b"pmessage" | b"smessage")
-    }
+/// The first element of a list or a push, if that is text.
+pub(super) fn first_word(reply: &[u8]) -> &[u8] {
+    let word = line(reply, 1).and_then(|(_, at)| match reply.get(at)? {
+        b'+' => Some(line(reply, at + 1)?.0),
+        b'$' => reply.get(line(reply, at)?.1..frame(reply, at)?.checked_sub(2)?),
+        _ => None,
+    });
+    word.unwrap_or_default()
 }
 
 /// What stands between `at` and the end of the line, and where the next one begins.
@@ -70,13 +63,13 @@ fn frame(bytes: &[u8], at: usize) -> Option<usize> {
     let parts = match kind {
         b'$' | b'=' | b'!' if text.starts_with(b"-") => 0,
         b'$' | b'=' | b'!' => {
-            next += number + 2;
+            next = next.checked_add(number)?.checked_add(2)?;
             0
         }
         b'*' | b'~' | b'>' => number,
-        b'%' => 2 * number,
+        b'%' => number.saturating_mul(2),
         // Attributes stand before what they belong to.
-        b'|' => 2 * number + 1,
+        b'|' => number.saturating_mul(2).saturating_add(1),
         _ => 0,
     };
     for _ in 0..parts {
@@ -125,13 +118,26 @@ mod tests {
     }
 
     #[test]
-    fn messages_are_told_from_confirmations_and_answers() {
-        assert!(is_message(b">3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$0\r\n\r\n"));
-        assert!(is_message(b"*3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$0\r\n\r\n"));
-        assert!(is_message(b">2\r\n$10\r\ninvalidate\r\n*0\r\n"));
-        assert!(!is_message(b">3\r\n$9\r\nsubscribe\r\n$1\r\nc\r\n:1\r\n"));
-        assert!(!is_message(b"*2\r\n$4\r\npong\r\n$0\r\n\r\n"));
-        assert!(!is_message(b"*0\r\n"));
-        assert!(!is_message(b"+message\r\n"));
+    fn lengths_that_no_frame_has_never_end() {
+        let most = usize::MAX;
+        for strange in ["$", "*", "%", "|", ">"] {
+            let text = format!("{strange}{most}\r\nabc\r\n");
+            assert_eq!(reply_length(text.as_bytes()), None, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn the_first_word_of_a_list_is_its_text() {
+        assert_eq!(first_word(b">2\r\n$7\r\nmessage\r\n:1\r\n"), b"message");
+        assert_eq!(first_word(b"*1\r\n+pong\r\n"), b"pong");
+        for none in [
+            &b"*0\r\n"[..],
+            b"*1\r\n:1\r\n",
+            b"*1\r\n$-1\r\n",
+            b"*-1\r\n",
+            b">1\r\n*0\r\n",
+        ] {
+            assert_eq!(first_word(none), b"", "{none:?}");
+        }
     }
 }

@@ -136,9 +136,9 @@ fn script(request: &[Vec<u8>]) -> Option<[&[Vec<u8>]; 2]> {
     .map(|(keys, arguments)| [keys, arguments])
 }
 
-/// Whether these are the keys of one lock and of its fencing counter.
+/// Whether these are the keys of one lock and of its fencing counter: no lock's own key ends like that.
 fn has_counter(keys: &[Vec<u8>]) -> bool {
-    matches!(keys, [_, counter] if counter.ends_with(b":fence"))
+    matches!(keys, [_, counter] if counter.ends_with(b":fencelock:fence") || counter.ends_with(b":fencelock:tag:fence"))
 }
 
 /// What is to happen to some of the requests that match. Made by [`Proxy::on`].
