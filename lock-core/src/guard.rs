@@ -175,17 +175,6 @@ impl LockGuard {
         self.lease.leave_to_expire();
     }
 
-    /// Lets go as the policy says. A lock that was left to expire counts as released.
-    pub(crate) async fn let_go(self) -> Result<Released, LockError> {
-        match self.policy {
-            GuardPolicy::Release => self.release().await,
-            GuardPolicy::LeaveToExpire => {
-                self.leave_to_expire();
-                Ok(Released::Released)
-            }
-        }
-    }
-
     /// Runs `future` while the lock is held. The deadline is compared before each poll and after the last.
     ///
     /// # Errors
@@ -228,6 +217,42 @@ impl LockGuard {
             future.as_mut().poll(context).map(Ok)
         })
         .await
+    }
+
+    /// Lets go as the policy says, once what ran under the lock came to `outcome`, or was stopped because of the loss:
+    /// what its caller is to hear.
+    pub(crate) async fn finish<T, E>(self, outcome: Result<Result<T, E>, LockError>) -> Result<T, E>
+    where
+        E: From<LockError>,
+    {
+        let value = match outcome? {
+            Ok(value) => value,
+            // The body's own error counts more than what becomes of the lock.
+            Err(error) => {
+                let _ = self.let_go().await;
+                return Err(error);
+            }
+        };
+        self.check()?;
+        let key = self.key().clone();
+        let reason = match self.let_go().await {
+            Ok(Released::Expired) => LossReason::Absent,
+            Ok(Released::TakenOver) => LossReason::Taken,
+            Err(error @ LockError::Lost { .. }) => return Err(error.into()),
+            Ok(Released::Released) | Err(_) => return Ok(value),
+        };
+        Err(LockError::Lost { key, reason }.into())
+    }
+
+    /// Lets go as the policy says. A lock that was left to expire counts as released.
+    async fn let_go(self) -> Result<Released, LockError> {
+        match self.policy {
+            GuardPolicy::Release => self.release().await,
+            GuardPolicy::LeaveToExpire => {
+                self.leave_to_expire();
+                Ok(Released::Released)
+            }
+        }
     }
 
     /// Makes a ticket out of the lock, with which another process can [`resume`](crate::Locks::resume) it. Waits for a

@@ -1,12 +1,17 @@
 //! The key: what is locked. Not how a store spells it or where a store keeps its helpers.
 
 use std::fmt;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use crate::error::LockError;
+use crate::name::{LockName, NameWriter};
 
 /// The longest key, prefix included, in bytes.
 pub const MAX_KEY_BYTES: usize = 512;
+
+/// Room for a name that needs no second allocation.
+const USUAL_NAME_BYTES: usize = 64;
 
 /// Endings that stores use for entries of their own beside a lock's entry.
 const RESERVED_ENDINGS: [&str; 6] = [
@@ -41,14 +46,15 @@ pub struct LockKey {
 }
 
 impl LockKey {
-    /// A key without a prefix. `name` is 1 to [`MAX_KEY_BYTES`] bytes of any UTF-8.
+    /// A key without a prefix. `name` is 1 to [`MAX_KEY_BYTES`] bytes of any UTF-8: text, or a tuple of parts such as
+    /// `("order", 7)` ([`LockName`]).
     ///
     /// # Errors
     ///
     /// [`LockError::Invalid`] for an empty or overlong name, and for one with an ending that is reserved for
     /// the entries a store keeps beside a lock (`:fencelock:fence`, `:fencelock:line`, `:fencelock:wake`, and
     /// the same with `:tag` in the middle).
-    pub fn new(name: impl AsRef<str>) -> Result<Self, LockError> {
+    pub fn new(name: impl LockName) -> Result<Self, LockError> {
         Self::with_prefix("", name)
     }
 
@@ -57,21 +63,33 @@ impl LockKey {
     /// # Errors
     ///
     /// As for [`LockKey::new`].
-    pub fn with_prefix(prefix: &str, name: impl AsRef<str>) -> Result<Self, LockError> {
-        match Self::checked(prefix, name.as_ref()) {
+    pub fn with_prefix(prefix: &str, name: impl LockName) -> Result<Self, LockError> {
+        match Self::checked(prefix, &name) {
             (key, None) => Ok(key),
             (_, Some(flaw)) => Err(flaw),
         }
     }
 
     /// The key, and what is wrong with it if anything is. A flawed key is never sent anywhere.
-    pub(crate) fn checked(prefix: &str, name: &str) -> (Self, Option<LockError>) {
+    pub(crate) fn checked(prefix: &str, name: &impl LockName) -> (Self, Option<LockError>) {
+        let mut full = String::with_capacity(prefix.len().saturating_add(USUAL_NAME_BYTES));
+        full.push_str(prefix);
+        let mut writer = NameWriter::new(&mut full);
+        name.write_to(&mut writer);
+        let is_whole = !writer.failed();
         let key = Self {
-            full: [prefix, name].concat().into(),
+            full: full.into(),
             prefix_bytes: prefix.len(),
         };
-        let flaw = key.flaw().map(|advice| LockError::invalid("key", advice));
-        (key, flaw)
+        let flaw = if is_whole {
+            key.flaw()
+        } else {
+            Some(
+                "a part of the name failed to print itself: its Display returned an error"
+                    .to_owned(),
+            )
+        };
+        (key, flaw.map(|advice| LockError::invalid("key", advice)))
     }
 
     fn flaw(&self) -> Option<String> {
@@ -111,6 +129,33 @@ impl LockKey {
     #[must_use]
     pub fn name(&self) -> &str {
         self.full.get(self.prefix_bytes..).unwrap_or_default()
+    }
+}
+
+/// A key without a prefix: [`LockKey::new`].
+impl FromStr for LockKey {
+    type Err = LockError;
+
+    fn from_str(name: &str) -> Result<Self, LockError> {
+        Self::new(name)
+    }
+}
+
+/// A key without a prefix: [`LockKey::new`].
+impl TryFrom<&str> for LockKey {
+    type Error = LockError;
+
+    fn try_from(name: &str) -> Result<Self, LockError> {
+        Self::new(name)
+    }
+}
+
+/// A key without a prefix: [`LockKey::new`].
+impl TryFrom<String> for LockKey {
+    type Error = LockError;
+
+    fn try_from(name: String) -> Result<Self, LockError> {
+        Self::new(name)
     }
 }
 
@@ -164,6 +209,15 @@ mod tests {
         }
         assert!(LockKey::with_prefix("p:", "").is_err());
         assert!(LockKey::new("x".repeat(MAX_KEY_BYTES)).is_ok());
+    }
+
+    #[test]
+    fn text_converts_into_a_key() {
+        let key = LockKey::new("a").unwrap();
+        assert_eq!("a".parse::<LockKey>().unwrap(), key);
+        assert_eq!(LockKey::try_from("a").unwrap(), key);
+        assert_eq!(LockKey::try_from("a".to_owned()).unwrap(), key);
+        assert!("".parse::<LockKey>().is_err());
     }
 
     #[test]

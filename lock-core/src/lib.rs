@@ -37,7 +37,7 @@
 //! | Question | File |
 //! |---|---|
 //! | What must a store do? | `backend.rs` ([`LockBackend`], [`Wakeups`]) |
-//! | What does an application call? | `locks.rs` ([`Locks`]), `lock.rs` ([`DistributedLock`], [`Lock`]), `guard.rs` ([`LockGuard`]) |
+//! | What does an application call? | `locks.rs` ([`Locks`]), `lock.rs` ([`DistributedLock`], [`Lock`]), `guard.rs` ([`LockGuard`]), `global.rs` ([`with_lock`]) |
 //! | What can be set, and what is the default? | `policy/options.rs` ([`LockOptions`]), `policy/retry.rs`, `policy/renewal.rs`, `policy/guard.rs` |
 //! | What can go wrong, and what does it mean? | `error.rs` ([`LockError`], [`BackendError`]) |
 //! | How is one attempt made? | `acquire.rs` |
@@ -49,7 +49,7 @@
 //! | What if a future is dropped half way? | `shield.rs` |
 //! | What is shared by all locks on a backend? | `store.rs` |
 //! | What time is it? | `clock.rs` ([`Moment`]); timers: `timer.rs` |
-//! | What is locked, and who holds it? | `key.rs` ([`LockKey`]), `owner.rs` ([`Owner`]) |
+//! | What is locked, and who holds it? | `key.rs` ([`LockKey`]), `name.rs` ([`LockName`]), `owner.rs` ([`Owner`]) |
 //! | How are late writes refused? | `fencing.rs` ([`FencingToken`], [`Fence`]) |
 //! | How does a lock go to another process? | `ticket.rs` ([`Ticket`]) |
 //! | How is it watched? | `observe.rs` (tracing, metrics), `compose/observed.rs` ([`Observed`]) |
@@ -68,6 +68,7 @@ mod compensation;
 mod compose;
 mod error;
 mod fencing;
+mod global;
 mod guard;
 mod key;
 mod lease;
@@ -75,6 +76,7 @@ mod lock;
 mod locks;
 #[cfg(feature = "mock")]
 pub mod mock;
+mod name;
 mod observe;
 mod owner;
 mod policy;
@@ -94,6 +96,7 @@ pub use clock::Moment;
 pub use compose::{BackendCall, Observed, Observer};
 pub use error::{BackendError, BackendErrorKind, LockError, LossReason};
 pub use fencing::{Fence, FencingRange, FencingToken, StaleToken};
+pub use global::with_lock;
 pub use guard::{LockGuard, LossHandle};
 pub use key::{LockKey, MAX_KEY_BYTES};
 pub use lease::Released;
@@ -101,6 +104,7 @@ pub use lease::Released;
 pub use lock::MockLock;
 pub use lock::{DistributedLock, Lock};
 pub use locks::Locks;
+pub use name::{LockName, NameWriter};
 pub use owner::{MAX_LABEL_BYTES, Owner};
 pub use policy::{Delays, GuardPolicy, LockOptions, MAX_TTL, MIN_TTL, RenewalPolicy, RetryPolicy};
 pub use ticket::Ticket;

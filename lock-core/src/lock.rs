@@ -9,11 +9,11 @@ use async_trait::async_trait;
 
 use crate::acquire::Acquirer;
 use crate::backend::Holder;
-use crate::error::{BackendError, LockError, LossReason};
+use crate::error::{BackendError, LockError};
 use crate::guard::LockGuard;
 use crate::key::LockKey;
-use crate::lease::Released;
 use crate::locks::option_setters;
+use crate::name::LockName;
 use crate::policy::{GuardPolicy, LockOptions, RenewalPolicy, RetryPolicy};
 use crate::shield::Shield;
 use crate::store::Store;
@@ -52,7 +52,12 @@ pub struct DistributedLock {
 }
 
 impl DistributedLock {
-    pub(crate) fn new(store: &Arc<Store>, prefix: &str, name: &str, options: LockOptions) -> Self {
+    pub(crate) fn new(
+        store: &Arc<Store>,
+        prefix: &str,
+        name: &impl LockName,
+        options: LockOptions,
+    ) -> Self {
         let (key, flaw) = LockKey::checked(prefix, name);
         Self {
             store: Arc::clone(store),
@@ -150,28 +155,8 @@ impl DistributedLock {
         F: AsyncFnOnce(&LockGuard) -> Result<T, E>,
     {
         let guard = self.acquire().await?;
-        let value = match guard.run_until_lost(body(&guard)).await? {
-            Ok(value) => value,
-            // The body's own error counts more than what becomes of the lock.
-            Err(error) => {
-                let _ = guard.let_go().await;
-                return Err(error);
-            }
-        };
-        guard.check()?;
-        match guard.let_go().await {
-            Ok(Released::Expired) => Err(self.lost(LossReason::Absent).into()),
-            Ok(Released::TakenOver) => Err(self.lost(LossReason::Taken).into()),
-            Err(error @ LockError::Lost { .. }) => Err(error.into()),
-            Ok(Released::Released) | Err(_) => Ok(value),
-        }
-    }
-
-    fn lost(&self, reason: LossReason) -> LockError {
-        LockError::Lost {
-            key: self.key.clone(),
-            reason,
-        }
+        let outcome = guard.run_until_lost(body(&guard)).await;
+        guard.finish(outcome).await
     }
 
     fn check(&self) -> Result<(), LockError> {

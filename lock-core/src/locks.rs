@@ -10,6 +10,7 @@ use crate::clock::Moment;
 use crate::error::{LockError, LossReason};
 use crate::guard::LockGuard;
 use crate::lock::DistributedLock;
+use crate::name::LockName;
 use crate::policy::{GuardPolicy, LockOptions, RenewalPolicy, RetryPolicy};
 use crate::store::Store;
 use crate::ticket::Ticket;
@@ -132,15 +133,11 @@ impl Locks {
 
     option_setters!();
 
-    /// The lock called `name`. Nothing is sent, and nothing is checked until the lock is used.
+    /// The lock called `name`: text, or a tuple of parts such as `("order", 7)` ([`LockName`]). Nothing is sent, and
+    /// nothing is checked until the lock is used.
     #[must_use]
-    pub fn lock(&self, name: impl AsRef<str>) -> DistributedLock {
-        DistributedLock::new(
-            &self.store,
-            &self.prefix,
-            name.as_ref(),
-            self.options.clone(),
-        )
+    pub fn lock(&self, name: impl LockName) -> DistributedLock {
+        DistributedLock::new(&self.store, &self.prefix, &name, self.options.clone())
     }
 
     /// Takes the lock called `name`, runs `body` with its guard, and releases it: see [`DistributedLock::with`].
@@ -164,7 +161,7 @@ impl Locks {
     /// assert_eq!(sum, 2);
     /// # Ok(()) }
     /// ```
-    pub async fn with<T, E, F>(&self, name: impl AsRef<str>, body: F) -> Result<T, E>
+    pub async fn with<T, E, F>(&self, name: impl LockName, body: F) -> Result<T, E>
     where
         E: From<LockError>,
         F: AsyncFnOnce(&LockGuard) -> Result<T, E>,

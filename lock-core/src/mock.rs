@@ -15,6 +15,7 @@ use crate::fencing::{FencingRange, FencingToken};
 use crate::guard::LockGuard;
 use crate::key::LockKey;
 use crate::locks::Locks;
+use crate::name::LockName;
 
 /// A held guard of the lock `key` without a store: it is renewed for ever and released into nothing. For what a mocked
 /// [`Lock`](crate::Lock) returns.
@@ -39,7 +40,7 @@ use crate::locks::Locks;
 /// assert_eq!(charge(&lock).await?, "charged");
 /// # Ok(()) }
 /// ```
-pub async fn guard(key: &str) -> Result<LockGuard, LockError> {
+pub async fn guard(key: impl LockName) -> Result<LockGuard, LockError> {
     Locks::from_arc(Arc::new(NoStore))
         .lock(key)
         .try_acquire()
