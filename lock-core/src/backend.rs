@@ -351,7 +351,7 @@ pub enum Renew {
     Exactly,
 }
 
-/// What a store can do, as plain data. A capability that is not declared is not used, and not tested.
+/// What a store can do, as plain data. A capability that is not declared is not used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Capabilities {

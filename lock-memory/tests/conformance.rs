@@ -2,13 +2,22 @@
 
 use lock_core::LockKey;
 use lock_memory::{MemoryBackend, lock_core};
-use lock_testkit::Fixture;
+use lock_testkit::{Fixture, Gap};
 
 struct Memory<const PAUSED: bool>(MemoryBackend);
 
 impl<const PAUSED: bool> Fixture for Memory<PAUSED> {
     type Backend = MemoryBackend;
     const PAUSED: bool = PAUSED;
+    const GAPS: &[Gap] = &[
+        Gap::Order,
+        Gap::SurvivesRestart,
+        Gap::Obstruct,
+        Gap::Restart,
+        Gap::Stop,
+        Gap::Stall,
+        Gap::CutConnections,
+    ];
 
     async fn start() -> Self {
         Self(MemoryBackend::new())
@@ -23,12 +32,9 @@ impl<const PAUSED: bool> Fixture for Memory<PAUSED> {
         true
     }
 
-    /// In virtual time the cases wait for the ttl itself.
     async fn expire(&self, key: &LockKey) -> bool {
-        if !PAUSED {
-            self.0.expire(key.as_str());
-        }
-        !PAUSED
+        self.0.expire(key.as_str());
+        true
     }
 }
 

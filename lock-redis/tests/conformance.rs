@@ -1,21 +1,33 @@
 //! lock-redis keeps every promise of a backend: over RESP3 as the default user, and over RESP2 as one with the least rights.
-#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
 
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use lock_core::LockKey;
 use lock_redis::RedisBackend;
-use lock_testkit::Fixture;
 use lock_testkit::server::{RedisServer, Reply};
+use lock_testkit::{Fixture, Gap};
 
-/// A server of its own for each case: one starts in 20 ms, and is stopped when the case ends, however it ends.
-struct Redis<const LEAST_RIGHTS: bool>(RedisServer);
+/// A server of its own for each case: one starts in 20 ms, and is stopped when the case ends, however it ends. None if the case
+/// stopped it.
+struct Redis<const LEAST_RIGHTS: bool> {
+    server: Mutex<Option<RedisServer>>,
+    port: u16,
+}
 
-impl<const LEAST_RIGHTS: bool> Fixture for Redis<LEAST_RIGHTS> {
-    type Backend = RedisBackend;
+impl<const LEAST_RIGHTS: bool> Redis<LEAST_RIGHTS> {
+    fn with<T>(&self, f: impl FnOnce(&mut RedisServer) -> T) -> T {
+        let mut server = self.server.lock().unwrap_or_else(PoisonError::into_inner);
+        f(server.as_mut().expect("the case stopped the server"))
+    }
 
-    async fn start() -> Self {
-        let server = RedisServer::start();
+    fn allow_clients(server: &RedisServer) {
         if LEAST_RIGHTS {
             // As in the crate's documentation.
             let rules = "on >pw resetkeys resetchannels -@all ~lock:* &lock:* \
@@ -25,17 +37,28 @@ impl<const LEAST_RIGHTS: bool> Fixture for Redis<LEAST_RIGHTS> {
             command.extend(rules.split_whitespace());
             assert_eq!(server.cli(&command).text(), "OK");
         }
-        Self(server)
+    }
+}
+
+impl<const LEAST_RIGHTS: bool> Fixture for Redis<LEAST_RIGHTS> {
+    type Backend = RedisBackend;
+    const GAPS: &[Gap] = &[Gap::Order, Gap::SurvivesRestart];
+
+    async fn start() -> Self {
+        let server = RedisServer::start();
+        Self::allow_clients(&server);
+        let port = server.port();
+        Self {
+            server: Mutex::new(Some(server)),
+            port,
+        }
     }
 
     async fn client(&self) -> RedisBackend {
         let url = if LEAST_RIGHTS {
-            format!(
-                "redis://locks:pw@127.0.0.1:{}?protocol=resp2",
-                self.0.port()
-            )
+            format!("redis://locks:pw@127.0.0.1:{}?protocol=resp2", self.port)
         } else {
-            self.0.url()
+            format!("redis://127.0.0.1:{}", self.port)
         };
         RedisBackend::connect(url).await.unwrap()
     }
@@ -45,17 +68,49 @@ impl<const LEAST_RIGHTS: bool> Fixture for Redis<LEAST_RIGHTS> {
     }
 
     async fn evict(&self, key: &LockKey) -> bool {
-        self.0.cli(&["DEL", key.as_str()]);
+        self.with(|server| server.cli(&["DEL", key.as_str()]));
         true
     }
 
     async fn expire(&self, key: &LockKey) -> bool {
-        self.0.cli(&["PEXPIRE", key.as_str(), "1"]);
+        self.with(|server| server.cli(&["PEXPIRE", key.as_str(), "1"]));
         true
     }
 
     async fn obstruct(&self, key: &LockKey) -> bool {
-        self.0.cli(&["HSET", key.as_str(), "a", "b"]);
+        self.with(|server| server.cli(&["HSET", key.as_str(), "a", "b"]));
+        true
+    }
+
+    async fn restart(&self) -> bool {
+        self.with(|server| {
+            server.restart_empty();
+            Self::allow_clients(server);
+        });
+        true
+    }
+
+    async fn stop(&self) -> bool {
+        let mut server = self.server.lock().unwrap_or_else(PoisonError::into_inner);
+        *server = None;
+        true
+    }
+
+    async fn stall(&self, stalled: bool) -> bool {
+        self.with(|server| {
+            if stalled {
+                server.pause();
+            } else {
+                server.resume();
+            }
+        });
+        true
+    }
+
+    async fn cut_connections(&self) -> bool {
+        for kind in ["normal", "pubsub"] {
+            self.with(|server| server.cli(&["CLIENT", "KILL", "TYPE", kind]));
+        }
         true
     }
 }
@@ -63,14 +118,18 @@ impl<const LEAST_RIGHTS: bool> Fixture for Redis<LEAST_RIGHTS> {
 /// After each case: whatever the backend wrote has an end, and nothing was refused for want of a right.
 impl<const LEAST_RIGHTS: bool> Drop for Redis<LEAST_RIGHTS> {
     fn drop(&mut self) {
-        if thread::panicking() {
+        let server = self
+            .server
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner);
+        let Some(server) = server.as_ref().filter(|_| !thread::panicking()) else {
             return;
-        }
-        for (key, left) in strings(&self.0) {
+        };
+        for (key, left) in strings(server) {
             // -2: ended since it was listed.
             assert!(left > 0 || left == -2, "{key:?} has no end: PTTL {left}");
         }
-        let refused = self.0.cli(&["ACL", "LOG"]);
+        let refused = server.cli(&["ACL", "LOG"]);
         assert_eq!(refused, Reply::Array(vec![]));
     }
 }

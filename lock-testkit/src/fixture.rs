@@ -7,31 +7,39 @@ use lock_core::{LockBackend, LockKey};
 use tokio::runtime::Builder;
 use tokio::time::timeout;
 
+use crate::gap::Gap;
+use crate::report::Case;
+
 /// How long one case may take. Virtual time in a paused fixture.
 const PATIENCE: Duration = Duration::from_secs(120);
-
-tokio::task_local! {
-    /// The case that runs, for messages.
-    static CASE: &'static str;
-}
 
 /// A store under test, and whatever must live as long as the test: a server process, a directory.
 ///
 /// Each case starts one of its own and drops it at the end. Several run at the same time; if their fixtures share a
 /// server, that does no harm, because every case uses keys of its own.
 ///
-/// The hooks do to the store what no client can. The default of each is "this fixture cannot", and the
-/// cases that need it are then skipped, loudly, or wait instead.
+/// The hooks do to the store what no client can. The default of each answers `false`, "this fixture cannot"; that is
+/// then a [`Gap`] to be declared in [`GAPS`](Self::GAPS), like everything that the store itself cannot.
 ///
 /// ```
 /// use lock_core::LockKey;
-/// use lock_testkit::{Fixture, Scripted};
+/// use lock_testkit::{Fixture, Gap, Scripted};
 ///
 /// struct Honest(Scripted);
 ///
 /// impl Fixture for Honest {
 ///     type Backend = Scripted;
 ///     const PAUSED: bool = true;
+///     const GAPS: &[Gap] = &[
+///         Gap::Order,
+///         Gap::SurvivesRestart,
+///         Gap::Expire,
+///         Gap::Obstruct,
+///         Gap::Restart,
+///         Gap::Stop,
+///         Gap::Stall,
+///         Gap::CutConnections,
+///     ];
 ///
 ///     async fn start() -> Self {
 ///         Self(Scripted::honest())
@@ -59,6 +67,12 @@ pub trait Fixture: Sized + Send + Sync + 'static {
     /// Whether the backend lives in tokio's paused time: no sockets, no processes. The cases then take no real time.
     const PAUSED: bool = false;
 
+    /// What the store cannot do, and which hooks are not there. Default: nothing is lacking.
+    ///
+    /// The cases that need it are skipped, aloud and in the [`Report`](crate::Report). Whatever is not listed here is
+    /// tested, and whatever is listed although it is there fails in a case of its own.
+    const GAPS: &'static [Gap] = &[];
+
     /// Starts the store, or connects to it. Panics if it cannot: in CI nothing is skipped for want of a server.
     fn start() -> impl Future<Output = Self> + Send;
 
@@ -70,36 +84,65 @@ pub trait Fixture: Sized + Send + Sync + 'static {
         ""
     }
 
-    /// Deletes the entry of `key` behind the clients' backs. `false`: this fixture cannot, which is the default.
+    /// Deletes the entry of `key` behind the clients' backs.
     fn evict(&self, key: &LockKey) -> impl Future<Output = bool> + Send {
         let _ = key;
         async { false }
     }
 
-    /// Ends the entry of `key` as if its ttl were over. `false`: this fixture cannot, which is the default;
-    /// the cases then wait for the ttl.
+    /// Ends the entry of `key` as if its ttl were over.
     fn expire(&self, key: &LockKey) -> impl Future<Output = bool> + Send {
         let _ = key;
         async { false }
     }
 
-    /// Puts something that is no lock at `key`, such as a value of another type. `false`: this fixture
-    /// cannot, which is the default.
+    /// Puts something that is no lock at `key`, such as a value of another type.
     fn obstruct(&self, key: &LockKey) -> impl Future<Output = bool> + Send {
         let _ = key;
         async { false }
     }
+
+    /// Stops the store, whatever it was doing, and starts it again, with what it kept beyond that. Only where no other
+    /// fixture uses the same store; the same goes for the hooks below.
+    fn restart(&self) -> impl Future<Output = bool> + Send {
+        async { false }
+    }
+
+    /// Stops the store, whatever it was doing, for the rest of the case: connections are refused.
+    fn stop(&self) -> impl Future<Output = bool> + Send {
+        async { false }
+    }
+
+    /// While `stalled` the store answers nothing, and connections stay open. What it was sent meanwhile it does when it
+    /// goes on.
+    fn stall(&self, stalled: bool) -> impl Future<Output = bool> + Send {
+        let _ = stalled;
+        async { false }
+    }
+
+    /// Cuts all connections of all clients, now. They may connect again at once.
+    fn cut_connections(&self) -> impl Future<Output = bool> + Send {
+        async { false }
+    }
 }
 
-/// Runs one case, named `name`, on a runtime of its own. [`conformance!`](crate::conformance) calls this.
+/// Runs one case on a runtime of its own, or says on stderr that it is skipped and why.
+/// [`conformance!`](crate::conformance) calls this.
 ///
 /// # Panics
 ///
-/// If the backend breaks the case's promise, or the case is not over after two minutes.
-pub fn run_case<F: Fixture, Fut: Future<Output = ()>>(
-    name: &'static str,
-    case: impl FnOnce(F) -> Fut,
-) {
+/// If the backend breaks the case's promise, the case is not over after two minutes, or the backend does not declare what the
+/// case needs although that is no gap of the fixture.
+pub fn run_case<F: Fixture, Fut: Future<Output = ()>>(case: Case, body: impl FnOnce(F) -> Fut) {
+    let lacks = case.lacks::<F>();
+    if !lacks.is_empty() {
+        // Not `println!`, whose output the test harness swallows.
+        let _ = writeln!(
+            std::io::stderr(),
+            "SKIPPED: {case}, because of the declared gaps {lacks:?}"
+        );
+        return;
+    }
     let mut builder = if F::PAUSED {
         Builder::new_current_thread()
     } else {
@@ -111,24 +154,29 @@ pub fn run_case<F: Fixture, Fut: Future<Output = ()>>(
         .enable_all()
         .start_paused(F::PAUSED);
     let runtime = builder.build().expect("a runtime can be started");
-    runtime.block_on(CASE.scope(name, async {
-        let run = async { case(F::start().await).await };
+    runtime.block_on(async {
+        let run = async {
+            let fixture = F::start().await;
+            if !case.needs.is_empty() {
+                assert_declared(&fixture, case).await;
+            }
+            body(fixture).await;
+        };
         assert!(
             timeout(PATIENCE, run).await.is_ok(),
-            "{name} is not over after {PATIENCE:?}"
+            "{case} is not over after {PATIENCE:?}"
         );
-    }));
+    });
 }
 
-/// Says that a case is skipped unless the store `has` what it needs. Whether it is skipped.
-pub(crate) fn lacks(what: &str, has: bool) -> bool {
-    if !has {
-        let case = CASE.try_with(|case| *case).unwrap_or("a case");
-        // Not `println!`, whose output the test harness swallows.
-        let _ = writeln!(
-            std::io::stderr(),
-            "SKIPPED: {case}, because the store has no {what}"
+/// The backend must declare what the case needs, which the fixture does not declare to be lacking.
+async fn assert_declared<F: Fixture>(fixture: &F, case: Case) {
+    let declared = fixture.client().await.capabilities();
+    for need in case.needs {
+        assert!(
+            need.is_declared_in(&declared) != Some(false),
+            "{case} needs {need}: {}",
+            need.advice()
         );
     }
-    !has
 }

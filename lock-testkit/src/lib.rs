@@ -9,7 +9,7 @@
 //! - [`server`]: real servers, as child processes (on Unix).
 //! - [`proxy`]: stands between a Redis client and a real server, and loses, delays or garbles what the test says.
 //! - [`conformance!`]: every promise of [`lock_core::LockBackend`] as a test of your backend, for which you write
-//!   a [`Fixture`]. The [`cases`] are functions, one module a promise.
+//!   a [`Fixture`], and a [`Report`] of what it was spared. The [`cases`] are functions, one module a promise.
 //!
 //! # Bring your own backend
 //!
@@ -35,7 +35,7 @@
 //! not applied: a lost reply is unknown, a refused connection is not. Something at the key that is no lock is a conflict.
 //! No error prints an owner.
 //!
-//! **4. Declare what it can do,** and no more: a capability that is declared is tested, one that is not is skipped, aloud.
+//! **4. Declare what it can do,** and no more: what is declared is tested, and so is that nothing is missing unsaid.
 //! Start with [`Capabilities::new`](lock_core::Capabilities::new) and add fencing tokens first. They have to rise also after
 //! the entry was deleted and after the store lost its data: the greater of the last token + 1 and the store's time in
 //! microseconds does. The file backend has no wake-ups, and its waiters look again every now and then.
@@ -44,11 +44,23 @@
 //!
 //! ```
 //! # use lock_core::LockKey;
-//! # use lock_testkit::{Fixture, Scripted};
+//! # use lock_testkit::{Fixture, Gap, Scripted};
 //! struct MyFixture(Scripted); // What must live as long as a test: a server, a directory.
 //!
 //! impl Fixture for MyFixture {
 //!     type Backend = Scripted; // Your backend.
+//!
+//!     // What the store cannot do, and which hooks are missing below.
+//!     const GAPS: &[Gap] = &[
+//!         Gap::Order,
+//!         Gap::SurvivesRestart,
+//!         Gap::Expire,
+//!         Gap::Obstruct,
+//!         Gap::Restart,
+//!         Gap::Stop,
+//!         Gap::Stall,
+//!         Gap::CutConnections,
+//!     ];
 //!
 //!     async fn start() -> Self {
 //!         Self(Scripted::honest())
@@ -58,7 +70,7 @@
 //!         self.0.clone()
 //!     }
 //!
-//!     // The hooks are optional. This one deletes an entry behind the clients' backs.
+//!     // The hooks do what no client can. This one deletes an entry behind the clients' backs.
 //!     async fn evict(&self, key: &LockKey) -> bool {
 //!         self.0.evict(key.as_str());
 //!         true
@@ -72,8 +84,10 @@
 //! ```
 //!
 //! `cargo test` runs a test for each promise, `cargo test conformance::renewal` those of one. A test that fails has the
-//! promise as its name; its documentation in [`cases`] says more. Look at the lines that begin with `SKIPPED`: each is a
-//! capability you did not declare or a hook you did not write. A new version of lock-testkit brings its new cases along.
+//! promise as its name; its documentation in [`cases`] says more. What you declare in [`GAPS`](Fixture::GAPS) is skipped, with a
+//! line that begins with `SKIPPED`, and `cargo test conformance::report -- --nocapture` prints the whole list for your readers.
+//! What you declare although it is there fails, as does what is missing and not declared. A new version of lock-testkit brings its
+//! new cases along.
 //!
 //! Green? Then what is left is what one case cannot show. Let many tasks and processes take locks on it, record
 //! them in a [`History`], and [check](History::check) that. Break your backend on purpose, each command in turn, and see that a
@@ -90,10 +104,12 @@
 pub mod cases;
 mod faulty;
 mod fixture;
+mod gap;
 mod history;
 mod honest;
 mod leak;
 pub mod proxy;
+mod report;
 mod scripted;
 #[cfg(unix)]
 pub mod server;
@@ -102,8 +118,10 @@ mod sweep;
 pub use cases::CASES;
 pub use faulty::{Call, Effect, Faulty, Op, Record, Renewal, Request, Script};
 pub use fixture::{Fixture, run_case};
+pub use gap::Gap;
 pub use history::{Attempted, End, Held, History, Hold, Violation};
 pub use honest::{Entry, Honest, HonestStore};
 pub use leak::LeakCheck;
+pub use report::{Case, Report};
 pub use scripted::Scripted;
 pub use sweep::cancel_sweep;

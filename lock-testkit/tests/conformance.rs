@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use lock_core::LockKey;
-use lock_testkit::{Fixture, Scripted};
+use lock_testkit::{Fixture, Gap, Scripted};
 
 /// With `LATENCY` the clients are a network away, so that their calls can be dropped halfway.
 struct Honest<const LATENCY: u64>(Scripted);
@@ -11,6 +11,15 @@ struct Honest<const LATENCY: u64>(Scripted);
 impl<const LATENCY: u64> Fixture for Honest<LATENCY> {
     type Backend = Scripted;
     const PAUSED: bool = true;
+    const GAPS: &[Gap] = &[
+        Gap::Order,
+        Gap::SurvivesRestart,
+        Gap::Obstruct,
+        Gap::Restart,
+        Gap::Stop,
+        Gap::Stall,
+        Gap::CutConnections,
+    ];
 
     async fn start() -> Self {
         Self(Scripted::honest().with_latency(Duration::from_millis(LATENCY)))

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::{env, fs, process};
 
 use lock_core::LockKey;
-use lock_testkit::Fixture;
+use lock_testkit::{Fixture, Gap};
 
 #[allow(dead_code, reason = "its main function")]
 #[path = "../examples/file_backend.rs"]
@@ -19,6 +19,16 @@ struct Files(PathBuf);
 
 impl Fixture for Files {
     type Backend = FileBackend;
+    const GAPS: &[Gap] = &[
+        Gap::Wakeups,
+        Gap::Order,
+        Gap::SurvivesRestart,
+        Gap::Expire,
+        Gap::Restart,
+        Gap::Stop,
+        Gap::Stall,
+        Gap::CutConnections,
+    ];
 
     async fn start() -> Self {
         static NEXT: AtomicUsize = AtomicUsize::new(0);

@@ -9,14 +9,11 @@ use lock_core::{
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use super::{HOLD, MILLISECOND, key, owner, release, renew, take_and_let_end};
-use crate::fixture::{Fixture, lacks};
+use super::{HOLD, MILLISECOND, evict, key, owner, release, renew, take, take_and_let_end};
+use crate::fixture::Fixture;
 
 /// A thousand grants to ten clients, with renewals in between, get blocks that grow and never overlap.
 pub async fn tokens_rise_over_a_thousand_grants<F: Fixture>(fixture: F) {
-    if lacks("fencing", fixture.client().await.capabilities().fencing) {
-        return;
-    }
     // Written while holding, so in the order of the grants.
     let (key, blocks) = (key(&fixture, "k"), Arc::new(Mutex::new(Vec::new())));
     let mut tasks = JoinSet::new();
@@ -65,9 +62,6 @@ pub async fn tokens_rise_over_a_thousand_grants<F: Fixture>(fixture: F) {
 /// A grant has at least one token and no more than were asked for.
 pub async fn blocks_have_the_size_asked_for_and_are_given_once<F: Fixture>(fixture: F) {
     let client = fixture.client().await;
-    if lacks("fencing", client.capabilities().fencing) {
-        return;
-    }
     let key = key(&fixture, "k");
     let mut newest = 0;
     for tokens in [1, 2, 5, MAX_TOKENS, 1] {
@@ -82,31 +76,31 @@ pub async fn blocks_have_the_size_asked_for_and_are_given_once<F: Fixture>(fixtu
     }
 }
 
-/// The next token is greater although the entry before ended or was deleted, and the counter's key may be idle.
-pub async fn tokens_rise_across_expiry_and_eviction<F: Fixture>(fixture: F) {
-    let client = fixture.client().await;
-    if lacks("fencing", client.capabilities().fencing) {
-        return;
-    }
-    let key = key(&fixture, "k");
+/// The next token is greater although the entry before ended.
+pub async fn tokens_rise_across_expiry<F: Fixture>(fixture: F) {
+    let (client, key) = (fixture.client().await, key(&fixture, "k"));
     let mut newest = take_block(&client, &key, &owner(), 3).await.last();
     for _ in 0..2 {
         let next = block(take_and_let_end(&fixture, &client, &key, &owner()).await);
         assert!(next.first() > newest, "{next:?} after {newest}");
         newest = next.last();
     }
-    if fixture.evict(&key).await {
-        let next = take_block(&client, &key, &owner(), 1).await;
-        assert!(next.first() > newest, "{next:?} after {newest}");
-    }
+    let next = take_block(&client, &key, &owner(), 1).await;
+    assert!(next.first() > newest, "{next:?} after {newest}");
+}
+
+/// The next token is greater although the entry before was deleted.
+pub async fn tokens_rise_across_eviction<F: Fixture>(fixture: F) {
+    let (client, key) = (fixture.client().await, key(&fixture, "k"));
+    let before = block(take(&client, &key, &owner(), HOLD).await);
+    evict(&fixture, &key).await;
+    let after = take_block(&client, &key, &owner(), 1).await;
+    assert!(after.first() > before.last(), "{after:?} after {before:?}");
 }
 
 /// Tokens stay below 2^53, so that every store and every JSON reader carries them.
 pub async fn tokens_fit_into_53_bits<F: Fixture>(fixture: F) {
     let client = fixture.client().await;
-    if lacks("fencing", client.capabilities().fencing) {
-        return;
-    }
     let block = take_block(&client, &key(&fixture, "k"), &owner(), MAX_TOKENS).await;
     assert!(
         block.first().get() > 0 && block.last().get() < 1 << 53,

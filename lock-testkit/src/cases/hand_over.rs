@@ -3,7 +3,7 @@
 use lock_core::{AcquireRequest, Attempt, Holder, LockBackend, LockKey, Moment, Owner, Ownership};
 
 use super::{HOLD, assert_lasts, is_free, key, labelled, owner, refused, release, take};
-use crate::fixture::{Fixture, lacks};
+use crate::fixture::Fixture;
 
 /// The new owner replaces the old one, with a greater token, and the old one has nothing left to hand over.
 pub async fn a_hand_over_replaces_the_owner_once<F: Fixture>(fixture: F) {
@@ -12,9 +12,6 @@ pub async fn a_hand_over_replaces_the_owner_once<F: Fixture>(fixture: F) {
         fixture.client().await,
         key(&fixture, "k"),
     );
-    if lacks("hand-over", a.capabilities().hand_over) {
-        return;
-    }
     let (old, new) = (owner(), labelled("new"));
     let before = take(&a, &key, &old, HOLD).await;
     let asked = Moment::now();
@@ -22,6 +19,7 @@ pub async fn a_hand_over_replaces_the_owner_once<F: Fixture>(fixture: F) {
         panic!("a hand-over from the holder is granted");
     };
     assert_lasts(&b, &key, 2 * HOLD, asked).await;
+    assert_eq!(after.fencing.is_some(), before.fencing.is_some(), "fencing");
     if let (Some(before), Some(after)) = (before.fencing, after.fencing) {
         assert!(after.first() > before.last(), "{after:?} after {before:?}");
     }
@@ -40,9 +38,6 @@ pub async fn a_hand_over_replaces_the_owner_once<F: Fixture>(fixture: F) {
 /// Who does not hold the lock cannot hand it over.
 pub async fn a_hand_over_from_a_stranger_is_refused<F: Fixture>(fixture: F) {
     let (client, key, holder) = (fixture.client().await, key(&fixture, "k"), labelled("me"));
-    if lacks("hand-over", client.capabilities().hand_over) {
-        return;
-    }
     let asked = Moment::now();
     take(&client, &key, &holder, HOLD).await;
     let Attempt::Busy(busy) = hand_over(&client, &key, &owner(), &owner()).await else {
@@ -56,9 +51,6 @@ pub async fn a_hand_over_from_a_stranger_is_refused<F: Fixture>(fixture: F) {
 /// A lock that nobody holds any more is not handed over but refused, with an empty holder, and stays free.
 pub async fn a_hand_over_of_a_free_key_is_refused<F: Fixture>(fixture: F) {
     let (client, key) = (fixture.client().await, key(&fixture, "k"));
-    if lacks("hand-over", client.capabilities().hand_over) {
-        return;
-    }
     let Attempt::Busy(busy) = hand_over(&client, &key, &owner(), &owner()).await else {
         panic!("a free lock was handed over");
     };
@@ -69,9 +61,6 @@ pub async fn a_hand_over_of_a_free_key_is_refused<F: Fixture>(fixture: F) {
 /// A hand-over that is sent again, because its answer was lost, answers the same grant.
 pub async fn a_repeated_hand_over_answers_the_same_grant<F: Fixture>(fixture: F) {
     let (client, key, old, new) = (fixture.client().await, key(&fixture, "k"), owner(), owner());
-    if lacks("hand-over", client.capabilities().hand_over) {
-        return;
-    }
     take(&client, &key, &old, HOLD).await;
     let first = hand_over(&client, &key, &old, &new).await;
     assert!(matches!(first, Attempt::Granted(_)), "{first:?}");

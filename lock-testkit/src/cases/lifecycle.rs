@@ -5,10 +5,11 @@ use lock_core::{
 };
 
 use super::{
-    HOLD, MILLISECOND, RESOLUTION, SHORT, assert_lasts, attempt, eventually, is_free, key,
-    labelled, owner, refused, release, renew, take,
+    HOLD, MILLISECOND, RESOLUTION, SHORT, assert_lasts, attempt, eventually, hook, is_free, key,
+    labelled, obstruct, owner, refused, release, renew, take,
 };
-use crate::fixture::{Fixture, lacks};
+use crate::fixture::Fixture;
+use crate::gap::Gap;
 use crate::sweep::cancel_sweep;
 
 /// A copy of a request that was granted gets the same grant, and does not shorten what was prolonged since. A copy asks
@@ -105,6 +106,25 @@ pub async fn what_is_declared_stays_and_is_there<F: Fixture>(fixture: F) {
     assert_eq!(a.wakeups().is_some(), declared.wakeups, "wake-ups");
 }
 
+/// Nothing is declared to be lacking that is there, and nothing that is lacking goes without saying.
+pub async fn a_declared_gap_is_one<F: Fixture>(fixture: F) {
+    let declared = fixture.client().await.capabilities();
+    for gap in Gap::ALL {
+        let is_gap = F::GAPS.contains(gap);
+        let is_there = match (gap.is_declared_in(&declared), is_gap) {
+            (Some(is_there), _) => is_there,
+            (None, true) => hook(&fixture, *gap, &key(&fixture, "k")).await,
+            // The cases that use it find out.
+            (None, false) => continue,
+        };
+        assert!(is_there || is_gap, "there is no {gap}: {}", gap.advice());
+        assert!(
+            !(is_there && is_gap),
+            "there is a {gap}, which is declared to be lacking: take `Gap::{gap:?}` out of `Fixture::GAPS`"
+        );
+    }
+}
+
 /// No answer and no client shows an owner when printed: whoever knows it could release the lock.
 pub async fn no_owner_is_ever_printed<F: Fixture>(fixture: F) {
     let (client, key, holder, other) = (
@@ -164,9 +184,7 @@ pub async fn a_dropped_call_leaves_the_store_usable<F: Fixture>(fixture: F) {
 /// Something else at the key is a conflict: not busy, not taken, not changed.
 pub async fn what_is_no_lock_is_a_conflict<F: Fixture>(fixture: F) {
     let (client, key, me) = (fixture.client().await, key(&fixture, "k"), owner());
-    if lacks("other things to put at a key", fixture.obstruct(&key).await) {
-        return;
-    }
+    obstruct(&fixture, &key).await;
     for _ in 0..2 {
         let answer = client
             .try_acquire(AcquireRequest::new(&key, &me, HOLD))

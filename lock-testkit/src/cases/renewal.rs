@@ -1,13 +1,13 @@
 //! Prolonging what is held, and nothing else. The promises of `renew`.
 
-use lock_core::{LockBackend, Moment, Ownership, Renew, RenewRequest};
+use lock_core::{LockBackend, LockKey, Moment, Owner, Ownership, Renew, RenewRequest};
 use tokio::time::sleep;
 
 use super::{
-    HOLD, MILLISECOND, assert_lasts, is_free, key, owner, refused, release, renew, take,
-    take_and_let_end,
+    HOLD, MILLISECOND, assert_lasts, evict, is_free, key, obstruct, owner, refused, release, renew,
+    take, take_and_let_end,
 };
-use crate::fixture::{Fixture, lacks};
+use crate::fixture::Fixture;
 
 const BOTH: [Renew; 2] = [Renew::AtLeast, Renew::Exactly];
 
@@ -24,13 +24,19 @@ pub async fn a_renewal_prolongs<F: Fixture>(fixture: F) {
         );
         assert_lasts(&client, &key, HOLD, asked).await;
     }
-    if client.capabilities().any_ttl {
+}
+
+/// A renewal is for as long as it says, also where that is longer than the grant.
+pub async fn a_renewal_may_be_for_longer_than_the_grant<F: Fixture>(fixture: F) {
+    let (client, key, owner) = (fixture.client().await, key(&fixture, "k"), owner());
+    take(&client, &key, &owner, HOLD).await;
+    for (how, ttl) in [(Renew::AtLeast, 2 * HOLD), (Renew::Exactly, 3 * HOLD)] {
         let asked = Moment::now();
         assert_eq!(
-            renew(&client, &key, &owner, 2 * HOLD, Renew::AtLeast).await,
+            renew(&client, &key, &owner, ttl, how).await,
             Ownership::Held
         );
-        assert_lasts(&client, &key, 2 * HOLD, asked).await;
+        assert_lasts(&client, &key, ttl, asked).await;
     }
 }
 
@@ -57,35 +63,23 @@ pub async fn a_stranger_cannot_renew<F: Fixture>(fixture: F) {
 pub async fn renewing_after_the_end_does_not_resurrect<F: Fixture>(fixture: F) {
     let (client, key, owner) = (fixture.client().await, key(&fixture, "k"), owner());
     take_and_let_end(&fixture, &client, &key, &owner).await;
-    for how in BOTH {
-        assert_eq!(
-            renew(&client, &key, &owner, HOLD, how).await,
-            Ownership::Absent
-        );
-        assert!(
-            is_free(&client, &key).await,
-            "a renewal brought an ended entry back"
-        );
-    }
+    assert_stays_away(&client, &key, &owner).await;
 }
 
-/// An entry that was deleted or released stays away.
+/// An entry that was released stays away: a renewal may overtake the release.
+pub async fn renewing_after_a_release_does_not_resurrect<F: Fixture>(fixture: F) {
+    let (client, key, owner) = (fixture.client().await, key(&fixture, "k"), owner());
+    take(&client, &key, &owner, HOLD).await;
+    assert_eq!(release(&client, &key, &owner).await, Ownership::Held);
+    assert_stays_away(&client, &key, &owner).await;
+}
+
+/// An entry that was deleted stays away.
 pub async fn renewing_after_an_eviction_does_not_resurrect<F: Fixture>(fixture: F) {
     let (client, key, owner) = (fixture.client().await, key(&fixture, "k"), owner());
     take(&client, &key, &owner, HOLD).await;
-    if !fixture.evict(&key).await {
-        assert_eq!(release(&client, &key, &owner).await, Ownership::Held);
-    }
-    for how in BOTH {
-        assert_eq!(
-            renew(&client, &key, &owner, HOLD, how).await,
-            Ownership::Absent
-        );
-        assert!(
-            is_free(&client, &key).await,
-            "a renewal brought a deleted entry back"
-        );
-    }
+    evict(&fixture, &key).await;
+    assert_stays_away(&client, &key, &owner).await;
 }
 
 /// An entry that belongs to the next holder keeps its owner and its end.
@@ -109,9 +103,6 @@ pub async fn renewing_after_a_takeover_leaves_the_new_holder_alone<F: Fixture>(f
 /// A renewal that arrives late, or asks for less, leaves an entry that lasts longer.
 pub async fn at_least_never_shortens<F: Fixture>(fixture: F) {
     let (client, key, owner) = (fixture.client().await, key(&fixture, "k"), owner());
-    if lacks("renewals with any ttl", client.capabilities().any_ttl) {
-        return;
-    }
     let asked = Moment::now();
     take(&client, &key, &owner, HOLD).await;
     for ttl in [HOLD / 2, 10 * MILLISECOND] {
@@ -126,9 +117,6 @@ pub async fn at_least_never_shortens<F: Fixture>(fixture: F) {
 /// An exact renewal sets the end, earlier or later.
 pub async fn exactly_shortens<F: Fixture>(fixture: F) {
     let (client, key, owner) = (fixture.client().await, key(&fixture, "k"), owner());
-    if lacks("renewals with any ttl", client.capabilities().any_ttl) {
-        return;
-    }
     take(&client, &key, &owner, HOLD).await;
     for ttl in [HOLD / 2, 2 * HOLD] {
         let asked = Moment::now();
@@ -189,9 +177,7 @@ pub async fn one_key_that_fails_does_not_keep_the_others_from_being_renewed<F: F
 ) {
     let (client, me) = (fixture.client().await, owner());
     let (first, odd, last) = (key(&fixture, "1"), key(&fixture, "2"), key(&fixture, "3"));
-    if lacks("other things to put at a key", fixture.obstruct(&odd).await) {
-        return;
-    }
+    obstruct(&fixture, &odd).await;
     take(&client, &first, &me, HOLD).await;
     take(&client, &last, &me, HOLD).await;
     let renewal = |key| RenewRequest::new(key, &me, HOLD, Renew::AtLeast);
@@ -206,4 +192,15 @@ pub async fn one_key_that_fails_does_not_keep_the_others_from_being_renewed<F: F
         "{answers:?}"
     );
     refused(&client, &last, &owner()).await;
+}
+
+/// No renewal brings back what is gone.
+async fn assert_stays_away(client: &impl LockBackend, key: &LockKey, owner: &Owner) {
+    for how in BOTH {
+        assert_eq!(
+            renew(client, key, owner, HOLD, how).await,
+            Ownership::Absent
+        );
+        assert!(is_free(client, key).await, "a renewal brought {key} back");
+    }
 }

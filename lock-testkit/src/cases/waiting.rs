@@ -4,15 +4,12 @@ use lock_core::{LockBackend, LockKey, Ownership, Wakeup};
 use tokio::time::{sleep, timeout};
 
 use super::{BOUND, HOLD, MILLISECOND, key, owner, release, take};
-use crate::fixture::{Fixture, lacks};
+use crate::fixture::Fixture;
 use crate::sweep::drive;
 
 /// A release wakes all who subscribe to the key, at whatever client, once for each release.
 pub async fn a_release_wakes_all_who_subscribe<F: Fixture>(fixture: F) {
     let (a, b) = (fixture.client().await, fixture.client().await);
-    if lacks("wake-ups", a.capabilities().wakeups) {
-        return;
-    }
     let key = key(&fixture, "k");
     let mut all = [
         subscribe(&a, &key).await,
@@ -30,9 +27,6 @@ pub async fn a_release_wakes_all_who_subscribe<F: Fixture>(fixture: F) {
 /// What happened between subscribing and waiting is not lost.
 pub async fn a_release_before_the_wait_counts<F: Fixture>(fixture: F) {
     let (a, b) = (fixture.client().await, fixture.client().await);
-    if lacks("wake-ups", a.capabilities().wakeups) {
-        return;
-    }
     let key = key(&fixture, "k");
     let mut wakeup = subscribe(&b, &key).await;
     take_and_release(&a, &key).await;
@@ -44,9 +38,6 @@ pub async fn a_release_before_the_wait_counts<F: Fixture>(fixture: F) {
 /// A wait that is dropped at any of its await points, before or after it was woken, takes no wake-up along.
 pub async fn an_unfinished_wait_can_be_dropped<F: Fixture>(fixture: F) {
     let (a, b) = (fixture.client().await, fixture.client().await);
-    if lacks("wake-ups", a.capabilities().wakeups) {
-        return;
-    }
     for release_first in [true, false] {
         for cut in 0.. {
             let key = key(&fixture, "k");
@@ -71,9 +62,6 @@ pub async fn an_unfinished_wait_can_be_dropped<F: Fixture>(fixture: F) {
 /// The last of several subscriptions is woken although the others are gone, and a new one works as well.
 pub async fn dropping_one_subscription_leaves_the_others<F: Fixture>(fixture: F) {
     let (a, b) = (fixture.client().await, fixture.client().await);
-    if lacks("wake-ups", a.capabilities().wakeups) {
-        return;
-    }
     let key = key(&fixture, "k");
     let (first, mut second) = (subscribe(&b, &key).await, subscribe(&b, &key).await);
     drop(first);

@@ -13,7 +13,7 @@ use lock_core::{
     FencingToken, Grant, Holder, LockBackend, LockKey, Owner, Ownership, Place, Renew,
     RenewRequest, Wakeup, Wakeups,
 };
-use lock_testkit::{Entry, Fixture, Scripted};
+use lock_testkit::{Entry, Fixture, Gap, Scripted};
 use tokio::task::yield_now;
 use tokio::time::timeout;
 
@@ -40,6 +40,7 @@ pub(crate) enum Flaw {
     Resurrects,
     AtLeastShortens,
     ExactlyIsAtLeast,
+    RenewsForNoMoreThanThirtySeconds,
     AnswersInAnyOrder,
     OneErrorFailsAll,
     // fencing
@@ -52,6 +53,7 @@ pub(crate) enum Flaw {
     IsDeafBeforeTheWait,
     LosesTheWakeUpOfADroppedWait,
     UnsubscribesAll,
+    ListensForTrimmedNames,
     // names
     RefusesControlCharacters,
     IgnoresCase,
@@ -73,6 +75,8 @@ pub(crate) enum Flaw {
     PrintsOwners,
     StaysLockedWhenDropped,
     CallsAConflictBusy,
+    ClaimsOrder,
+    HidesFencing,
 }
 
 thread_local! {
@@ -86,6 +90,15 @@ pub(crate) struct Zoo(Broken);
 impl Fixture for Zoo {
     type Backend = Broken;
     const PAUSED: bool = true;
+    const GAPS: &[Gap] = &[
+        Gap::Order,
+        Gap::SurvivesRestart,
+        Gap::Expire,
+        Gap::Restart,
+        Gap::Stop,
+        Gap::Stall,
+        Gap::CutConnections,
+    ];
 
     async fn start() -> Self {
         Self(Broken {
@@ -242,6 +255,9 @@ impl Broken {
             }
             (Flaw::AtLeastShortens, _) => renewal.how = Renew::Exactly,
             (Flaw::ExactlyIsAtLeast, _) => renewal.how = Renew::AtLeast,
+            (Flaw::RenewsForNoMoreThanThirtySeconds, _) => {
+                renewal.ttl = renewal.ttl.min(Duration::from_secs(30));
+            }
             _ => {}
         }
         self.honest.renew(&[renewal]).await.remove(0)
@@ -334,7 +350,12 @@ impl LockBackend for Broken {
     }
 
     fn capabilities(&self) -> Capabilities {
-        self.honest.capabilities()
+        let honest = self.honest.capabilities();
+        match self.flaw {
+            Flaw::ClaimsOrder => honest.with_order(true),
+            Flaw::HidesFencing => honest.with_fencing(false),
+            _ => honest,
+        }
     }
 
     fn wakeups(&self) -> Option<Arc<dyn Wakeups>> {
@@ -350,7 +371,10 @@ impl Wakeups for Broken {
         key: &LockKey,
         place: Option<&Place>,
     ) -> Result<Box<dyn Wakeup>, BackendError> {
-        let key = self.spell(key)?;
+        let mut key = self.spell(key)?;
+        if self.flaw == Flaw::ListensForTrimmedNames {
+            key = LockKey::new(key.as_str().trim()).unwrap();
+        }
         let wakeups = self.honest.wakeups().unwrap();
         let honest = wakeups.subscribe(&key, place).await?;
         let dropped = self.dropped.load(Ordering::SeqCst);

@@ -1,0 +1,202 @@
+//! The steps that cases are made of. Not a case.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use lock_core::{
+    AcquireRequest, Attempt, Busy, Grant, LockBackend, LockKey, Locks, Moment, Owner, Ownership,
+    Renew, RenewRequest,
+};
+use tokio::time::sleep;
+
+use crate::fixture::Fixture;
+use crate::gap::Gap;
+
+/// A ttl that does not end during a case.
+pub(crate) const HOLD: Duration = Duration::from_secs(30);
+
+/// A ttl that a case can wait for.
+pub(crate) const SHORT: Duration = Duration::from_millis(300);
+
+/// How long to wait for what is certain to come.
+pub(crate) const BOUND: Duration = Duration::from_secs(10);
+
+/// What a store may lose or add by counting in whole milliseconds.
+pub(crate) const RESOLUTION: Duration = Duration::from_millis(1);
+
+pub(crate) const MILLISECOND: Duration = Duration::from_millis(1);
+
+/// A key that no other case uses, ending in `name`.
+pub(crate) fn key<F: Fixture>(fixture: &F, name: &str) -> LockKey {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let process = std::process::id();
+    let owner = owner();
+    let random = &owner.expose()[..8];
+    let name = format!("case-{process}-{random}-{number}:{name}");
+    LockKey::with_prefix(fixture.prefix(), name).expect("a valid key")
+}
+
+/// What an application holds: locks at a client of their own, of which `lock(key.name())` is the lock of a
+/// [`key`].
+pub(crate) async fn locks<F: Fixture>(fixture: &F) -> Locks {
+    Locks::new(fixture.client().await).with_prefix(fixture.prefix())
+}
+
+pub(crate) fn owner() -> Owner {
+    Owner::fresh(None).expect("the system has randomness")
+}
+
+pub(crate) fn labelled(label: &str) -> Owner {
+    Owner::fresh(Some(label)).expect("a valid label")
+}
+
+pub(crate) async fn attempt(
+    backend: &impl LockBackend,
+    key: &LockKey,
+    owner: &Owner,
+    ttl: Duration,
+) -> Attempt {
+    backend
+        .try_acquire(AcquireRequest::new(key, owner, ttl))
+        .await
+        .expect("an attempt is answered")
+}
+
+/// An attempt that must be granted.
+pub(crate) async fn take(
+    backend: &impl LockBackend,
+    key: &LockKey,
+    owner: &Owner,
+    ttl: Duration,
+) -> Grant {
+    match attempt(backend, key, owner, ttl).await {
+        Attempt::Granted(grant) => grant,
+        Attempt::Busy(busy) => panic!("{key} should be free and is busy: {busy:?}"),
+    }
+}
+
+/// An attempt that must be refused.
+pub(crate) async fn refused(backend: &impl LockBackend, key: &LockKey, owner: &Owner) -> Busy {
+    match attempt(backend, key, owner, HOLD).await {
+        Attempt::Busy(busy) => busy,
+        Attempt::Granted(grant) => panic!("{key} is held and was granted again: {grant:?}"),
+    }
+}
+
+/// One renewal, in a batch of its own.
+pub(crate) async fn renew(
+    backend: &impl LockBackend,
+    key: &LockKey,
+    owner: &Owner,
+    ttl: Duration,
+    how: Renew,
+) -> Ownership {
+    let mut answers = backend
+        .renew(&[RenewRequest::new(key, owner, ttl, how)])
+        .await;
+    assert_eq!(answers.len(), 1, "one renewal, one answer");
+    answers.remove(0).expect("a renewal is answered")
+}
+
+pub(crate) async fn release(backend: &impl LockBackend, key: &LockKey, owner: &Owner) -> Ownership {
+    backend
+        .release(key, owner)
+        .await
+        .expect("a release is answered")
+}
+
+pub(crate) async fn is_free(backend: &impl LockBackend, key: &LockKey) -> bool {
+    backend
+        .inspect(key)
+        .await
+        .expect("an inspection is answered")
+        .is_none()
+}
+
+/// What is left of the entry of `key`, which must be there and have an end.
+pub(crate) async fn remaining(backend: &impl LockBackend, key: &LockKey) -> Duration {
+    let holder = backend
+        .inspect(key)
+        .await
+        .expect("an inspection is answered");
+    let holder = holder.unwrap_or_else(|| panic!("{key} should be held and is free"));
+    holder
+        .remaining
+        .unwrap_or_else(|| panic!("the entry of {key} has no end"))
+}
+
+/// The entry of `key` must last at least `ttl` from `asked`, the moment before it was asked for, and no longer than
+/// `ttl` from now.
+pub(crate) async fn assert_lasts(
+    backend: &impl LockBackend,
+    key: &LockKey,
+    ttl: Duration,
+    asked: Moment,
+) {
+    let left = remaining(backend, key).await;
+    let least = ttl.saturating_sub(asked.elapsed() + RESOLUTION);
+    assert!(
+        left >= least,
+        "the entry of {key} lasts {left:?} and should last {least:?}"
+    );
+    assert!(
+        left <= ttl + RESOLUTION,
+        "the entry of {key} lasts {left:?}, asked was {ttl:?}"
+    );
+}
+
+/// Does what [`Fixture`] has a hook for, on `key` if it is about one. Whether the fixture can.
+pub(crate) async fn hook<F: Fixture>(fixture: &F, hook: Gap, key: &LockKey) -> bool {
+    match hook {
+        Gap::Evict => fixture.evict(key).await,
+        Gap::Expire => fixture.expire(key).await,
+        Gap::Obstruct => fixture.obstruct(key).await,
+        Gap::Restart => fixture.restart().await,
+        Gap::Stop => fixture.stop().await,
+        Gap::Stall => fixture.stall(true).await,
+        Gap::CutConnections => fixture.cut_connections().await,
+        Gap::Fencing
+        | Gap::Wakeups
+        | Gap::Order
+        | Gap::HandOver
+        | Gap::AnyTtl
+        | Gap::SurvivesRestart => panic!("{hook:?} is no hook"),
+    }
+}
+
+/// Deletes the entry of `key`, which the fixture must be able to.
+pub(crate) async fn evict<F: Fixture>(fixture: &F, key: &LockKey) {
+    assert!(fixture.evict(key).await, "{}", Gap::Evict.advice());
+}
+
+/// Puts something that is no lock at `key`, which the fixture must be able to.
+pub(crate) async fn obstruct<F: Fixture>(fixture: &F, key: &LockKey) {
+    assert!(fixture.obstruct(key).await, "{}", Gap::Obstruct.advice());
+}
+
+/// Takes `key` for `owner` and lets the ttl end, by the fixture's hook or by waiting.
+pub(crate) async fn take_and_let_end<F: Fixture>(
+    fixture: &F,
+    backend: &F::Backend,
+    key: &LockKey,
+    owner: &Owner,
+) -> Grant {
+    let grant = take(backend, key, owner, SHORT).await;
+    if F::GAPS.contains(&Gap::Expire) {
+        sleep(SHORT).await;
+    } else {
+        assert!(fixture.expire(key).await, "{}", Gap::Expire.advice());
+    }
+    eventually("the entry ends", async || is_free(backend, key).await).await;
+    grant
+}
+
+/// Asks until the answer is yes.
+pub(crate) async fn eventually(what: &str, mut ask: impl AsyncFnMut() -> bool) {
+    let start = Moment::now();
+    while !ask().await {
+        assert!(start.elapsed() < BOUND, "not within {BOUND:?}: {what}");
+        sleep(5 * MILLISECOND).await;
+    }
+}

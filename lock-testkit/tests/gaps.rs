@@ -1,0 +1,126 @@
+//! What a store lacks is declared or fails; what is declared is skipped, and stands in the report.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use lock_core::{Capabilities, LockKey};
+use lock_testkit::{CASES, Case, Fixture, Gap, Report, Scripted, cases, run_case};
+
+/// A store that only excludes, and a fixture without hooks. `DECLARED` says whether it declares that.
+struct Least<const DECLARED: bool>(Scripted);
+
+impl<const DECLARED: bool> Fixture for Least<DECLARED> {
+    type Backend = Scripted;
+    const PAUSED: bool = true;
+    const GAPS: &[Gap] = if DECLARED { Gap::ALL } else { &[] };
+
+    async fn start() -> Self {
+        Self(Scripted::honest().with_capabilities(Capabilities::new()))
+    }
+
+    async fn client(&self) -> Scripted {
+        self.0.clone()
+    }
+}
+
+/// A store that can nearly everything, and a fixture that forgot to take back what it declared.
+struct Forgetful(Scripted);
+
+impl Fixture for Forgetful {
+    type Backend = Scripted;
+    const PAUSED: bool = true;
+    const GAPS: &[Gap] = Gap::ALL;
+
+    async fn start() -> Self {
+        Self(Scripted::honest().with_capabilities(Capabilities::new()))
+    }
+
+    async fn client(&self) -> Scripted {
+        self.0.clone()
+    }
+
+    async fn evict(&self, key: &LockKey) -> bool {
+        self.0.evict(key.as_str());
+        true
+    }
+}
+
+fn case(name: &str) -> Case {
+    *CASES.iter().find(|case| case.name == name).unwrap()
+}
+
+/// What a panic of `run` says.
+fn complaint(run: impl FnOnce()) -> String {
+    let panic = catch_unwind(AssertUnwindSafe(run)).expect_err("it did not complain");
+    panic.downcast_ref::<String>().unwrap().clone()
+}
+
+/// All cases that it does not lack anything for pass.
+mod least {
+    lock_testkit::conformance!(super::Least<true>);
+}
+
+#[test]
+fn a_capability_that_is_lacking_and_not_declared_fails_with_advice() {
+    let said = complaint(|| {
+        let case = case("tokens_fit_into_53_bits");
+        run_case::<Least<false>, _>(case, cases::fencing::tokens_fit_into_53_bits);
+    });
+    assert!(
+        said.contains("`Capabilities::fencing`") && said.contains("`Gap::Fencing`"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_hook_that_is_lacking_and_not_declared_fails_with_advice() {
+    let said = complaint(|| {
+        let case = case("what_is_no_lock_is_a_conflict");
+        run_case::<Least<false>, _>(case, cases::lifecycle::what_is_no_lock_is_a_conflict);
+    });
+    assert!(
+        said.contains("`Fixture::obstruct`") && said.contains("`Gap::Obstruct`"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_declared_gap_that_is_none_fails() {
+    let case = case("a_declared_gap_is_one");
+    run_case::<Least<true>, _>(case, cases::lifecycle::a_declared_gap_is_one);
+    let said = complaint(|| {
+        run_case::<Forgetful, _>(case, cases::lifecycle::a_declared_gap_is_one);
+    });
+    assert!(said.contains("Gap::Evict"), "{said}");
+}
+
+#[test]
+fn a_case_is_skipped_for_every_gap_that_is_declared_and_never_else() {
+    let (least, all) = (Report::of::<Least<true>>(), Report::of::<Least<false>>());
+    assert_eq!(all.tested().count(), CASES.len());
+    assert_eq!(all.skipped().count(), 0);
+    for (case, lacks) in least.skipped() {
+        assert_eq!(case.needs, lacks);
+    }
+    assert!(least.tested().all(|case| case.needs.is_empty()));
+    assert_eq!(
+        least.tested().count() + least.skipped().count(),
+        CASES.len()
+    );
+}
+
+#[test]
+fn a_report_is_a_table_of_all_cases() {
+    let printed = Report::of::<Least<true>>().to_string();
+    assert!(
+        printed.contains("| `exclusion::two_holds_never_overlap` |  | tested |"),
+        "{printed}"
+    );
+    assert!(
+        printed.contains(
+            "| `fencing::tokens_rise_across_eviction` | Fencing, Evict | **skipped**: no fencing tokens, no way to delete an entry |"
+        ),
+        "{printed}"
+    );
+    assert_eq!(printed.matches("\n| `").count(), CASES.len());
+}
