@@ -8,15 +8,15 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures_util::future::join_all;
 use lock_core::{
-    AcquireRequest, Attempt, BackendError, BackendErrorKind, Busy, Capabilities, FencingRange,
-    FencingToken, Grant, Holder, LockBackend, LockKey, MAX_TOKENS, Owner, Ownership, Renew,
-    RenewRequest, Wakeups,
+    AcquireRequest, Attempt, BackendError, Busy, Capabilities, Grant, Holder, LockBackend, LockKey,
+    MAX_TOKENS, Owner, Ownership, Renew, RenewRequest, Wakeups,
 };
-use redis::Value;
 use redis::aio::{ConnectionLike, ConnectionManager};
 
-use crate::connection::{Link, Own, Target};
-use crate::wakeups::{Hub, RedisWakeups};
+use crate::answer::{Answer, Reply};
+use crate::client::{Given, Target};
+use crate::connection::{Link, Own};
+use crate::wakeups::{Hub, HubWakeups};
 use crate::{error, keys, scripts};
 
 /// How long making a connection may take, unless the builder says otherwise.
@@ -30,11 +30,9 @@ pub const DEFAULT_RESPONSE_TIMEOUT: Duration = Duration::from_millis(1900);
 const COUNTER_KEPT: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Locks on one Redis server. Clones share the connection.
-///
-/// `C` is the connection where it was [made elsewhere](Self::from_connection); else leave it out.
 #[derive(Clone)]
-pub struct RedisBackend<C = ConnectionManager> {
-    link: Link<C>,
+pub struct RedisBackend {
+    link: Link,
     hub: Option<Arc<Hub>>,
     resends: bool,
     /// Whether the server let us run every command that the scripts need: asked with the first attempt.
@@ -47,10 +45,13 @@ impl RedisBackend {
     ///
     /// # Errors
     ///
-    /// [`Invalid`](BackendErrorKind::Invalid) for a URL that is none, [`Transient`](BackendErrorKind::Transient) if
-    /// there is no connection within [`DEFAULT_CONNECT_TIMEOUT`], and
-    /// [`Permanent`](BackendErrorKind::Permanent) if the server refuses the credentials. None of them has the URL in
+    /// [`Invalid`] for a URL that is none, [`Transient`] if there is no connection within
+    /// [`DEFAULT_CONNECT_TIMEOUT`], and [`Permanent`] if the server refuses the credentials. None of them has the URL in
     /// its text.
+    ///
+    /// [`Invalid`]: lock_core::BackendErrorKind::Invalid
+    /// [`Transient`]: lock_core::BackendErrorKind::Transient
+    /// [`Permanent`]: lock_core::BackendErrorKind::Permanent
     ///
     /// # Cancel safety
     ///
@@ -85,7 +86,16 @@ impl RedisBackend {
     #[must_use]
     pub fn from_manager(manager: ConnectionManager) -> Self {
         // A manager never sends a request twice.
-        Self::over(Link::Given(manager), false)
+        Self::over(Link::Given(Given::new(manager)), false)
+    }
+
+    /// Uses any connection to a single server. As with [`from_manager`](Self::from_manager) waiters are not woken, and
+    /// repairing the connection is up to who made it.
+    #[must_use]
+    pub fn from_connection(
+        connection: impl ConnectionLike + Clone + Send + Sync + 'static,
+    ) -> Self {
+        Self::over(Link::Given(Given::new(connection)), true)
     }
 
     fn own(target: Target) -> Self {
@@ -96,17 +106,8 @@ impl RedisBackend {
             ..Self::over(Link::Own(Own::new(target)), false)
         }
     }
-}
 
-impl<C: ConnectionLike + Clone + Send + Sync + 'static> RedisBackend<C> {
-    /// Uses any connection to a single server. As with [`from_manager`](RedisBackend::from_manager) waiters are not
-    /// woken, and repairing the connection is up to who made it.
-    #[must_use]
-    pub fn from_connection(connection: C) -> Self {
-        Self::over(Link::Given(connection), true)
-    }
-
-    fn over(link: Link<C>, resends: bool) -> Self {
+    fn over(link: Link, resends: bool) -> Self {
         Self {
             link,
             hub: None,
@@ -167,7 +168,7 @@ impl fmt::Debug for RedisBackendBuilder {
     }
 }
 
-impl<C> fmt::Debug for RedisBackend<C> {
+impl fmt::Debug for RedisBackend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.link {
             Link::Own(own) => write!(f, "RedisBackend({})", own.target),
@@ -177,7 +178,7 @@ impl<C> fmt::Debug for RedisBackend<C> {
 }
 
 #[async_trait]
-impl<C: ConnectionLike + Clone + Send + Sync + 'static> LockBackend for RedisBackend<C> {
+impl LockBackend for RedisBackend {
     async fn try_acquire<'a>(&self, request: AcquireRequest<'a>) -> Result<Attempt, BackendError> {
         let key = request.key;
         let fence = keys::fence(key)?;
@@ -257,11 +258,11 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> LockBackend for RedisBac
     fn wakeups(&self) -> Option<Arc<dyn Wakeups>> {
         self.hub
             .as_ref()
-            .map(|hub| Arc::new(RedisWakeups(Arc::clone(hub))) as Arc<dyn Wakeups>)
+            .map(|hub| Arc::new(HubWakeups(Arc::clone(hub))) as Arc<dyn Wakeups>)
     }
 }
 
-impl<C: ConnectionLike + Clone + Send + Sync + 'static> RedisBackend<C> {
+impl RedisBackend {
     async fn renew_chunk(
         &self,
         chunk: &[RenewRequest<'_>],
@@ -284,83 +285,12 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> RedisBackend<C> {
             })
             .collect();
         match self.link.run(&scripts::RENEW, &keys, &args).await {
-            Ok(Value::Array(replies)) if replies.len() == chunk.len() => replies
+            Ok(Reply::List(replies)) if replies.len() == chunk.len() => replies
                 .iter()
                 .map(|reply| Answer::of(reply, "")?.ownership())
                 .collect(),
             Ok(_) => chunk.iter().map(|_| Err(error::senseless())).collect(),
             Err(error) => chunk.iter().map(|_| Err(error.clone())).collect(),
-        }
-    }
-}
-
-/// A script's answer, as `lua/prelude.lua` lists them; the unfortunate ones are errors.
-enum Answer {
-    Granted(FencingRange),
-    Busy(Holder),
-    Owner(Ownership),
-}
-
-impl Answer {
-    fn of(reply: &Value, fence: &str) -> Result<Self, BackendError> {
-        let Value::Array(parts) = reply else {
-            return Err(error::senseless());
-        };
-        let text = |index: usize| match parts.get(index) {
-            Some(Value::BulkString(bytes)) => String::from_utf8_lossy(bytes),
-            Some(Value::SimpleString(text)) => text.as_str().into(),
-            _ => "".into(),
-        };
-        let number = |index: usize| match parts.get(index) {
-            Some(Value::Int(number)) => u64::try_from(*number).ok(),
-            _ => None,
-        };
-        match &*text(0) {
-            "granted" => {
-                let (Some(first), Some(last)) = (number(1), number(2)) else {
-                    return Err(error::senseless());
-                };
-                Ok(Self::Granted(FencingRange::new(
-                    FencingToken::new(first),
-                    FencingToken::new(last),
-                )))
-            }
-            "busy" => {
-                let last = number(3).filter(|last| *last > 0);
-                Ok(Self::Busy(
-                    Holder::new()
-                        .with_label(Owner::label_in(&text(1)).map(str::to_owned))
-                        .with_remaining(number(2).map(Duration::from_millis))
-                        .with_fencing(last.map(FencingToken::new)),
-                ))
-            }
-            "held" => Ok(Self::Owner(Ownership::Held)),
-            "absent" => Ok(Self::Owner(Ownership::Absent)),
-            "taken" => Ok(Self::Owner(Ownership::Taken)),
-            "conflict" => Err(BackendError::new(
-                BackendErrorKind::Conflict,
-                format!("a {}", text(1)),
-            )),
-            "counter" => Err(BackendError::permanent(format!(
-                "the fencing counter {fence:?} holds {}; remove it",
-                text(1)
-            ))),
-            "unnumbered" => Err(BackendError::unknown(format!(
-                "granted before, but the fencing counter {fence:?} is gone"
-            ))),
-            "failed" => Err(error::refused_in_script(&text(1), &text(2))),
-            "left" => Err(BackendError::unknown(format!(
-                "the lock may stand without an owner until its ttl ends: {}",
-                error::refused_in_script(&text(1), &text(2))
-            ))),
-            _ => Err(error::senseless()),
-        }
-    }
-
-    fn ownership(self) -> Result<Ownership, BackendError> {
-        match self {
-            Self::Owner(ownership) => Ok(ownership),
-            Self::Granted(_) | Self::Busy(_) => Err(error::senseless()),
         }
     }
 }
@@ -381,25 +311,5 @@ mod tests {
             assert_eq!(milliseconds(Duration::from_nanos(nanoseconds)), text);
         }
         assert_eq!(milliseconds(Duration::MAX), i64::MAX.to_string());
-    }
-
-    #[test]
-    fn an_odd_answer_is_of_unknown_outcome() {
-        let word = |word: &str| Value::BulkString(word.as_bytes().to_vec());
-        for odd in [
-            Value::Nil,
-            Value::Okay,
-            Value::Int(1),
-            Value::Array(vec![]),
-            Value::Array(vec![word("granted")]),
-            Value::Array(vec![word("granted"), Value::Int(-1), Value::Int(2)]),
-            Value::Array(vec![word("what")]),
-            Value::Array(vec![Value::BulkString(vec![0xff; 1 << 20])]),
-        ] {
-            let Err(error) = Answer::of(&odd, "") else {
-                panic!("{odd:?} is accepted")
-            };
-            assert!(error.may_have_been_applied());
-        }
     }
 }

@@ -2,22 +2,17 @@
 //!
 //! Here and in `subscription.rs` alone tasks are spawned and timers made.
 
-use std::fmt;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
-use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use lock_core::BackendError;
-use redis::aio::{ConnectionLike, MultiplexedConnection, PubSub};
-use redis::{
-    AsyncConnectionConfig, Client, Cmd, ConnectionInfo, IntoConnectionInfo, ProtocolVersion,
-    PushInfo, PushKind, RedisError, Value,
-};
 use tokio::runtime::{Handle, Id};
 use tokio::sync::watch;
 
-use crate::error;
+use crate::answer::Reply;
+use crate::client::{Connection, Given, Target};
+use crate::error::{self, Failure};
 use crate::scripts::Script;
 
 /// So many calls in a row without an answer, and the connection counts as dead. A lock whose renewals fall on a silent
@@ -25,191 +20,62 @@ use crate::scripts::Script;
 /// up after a fifth of the ttl, the third renewal comes in time for that and the fourth does not.
 const UNANSWERED: u32 = 2;
 
-/// Where the server is and how long to wait for it.
-pub(crate) struct Target {
-    client: Client,
-    /// The same in RESP2, where the choice between the protocols is ours.
-    fallback: Option<Client>,
-    address: String,
-    pub(crate) connect_timeout: Duration,
-    pub(crate) response_timeout: Duration,
-}
-
-impl Target {
-    /// The server that `url` names; RESP3 unless the URL has a `protocol`.
-    pub(crate) fn of_url(
-        url: &str,
-        connect_timeout: Duration,
-        response_timeout: Duration,
-    ) -> Result<Self, BackendError> {
-        let info = url
-            .into_connection_info()
-            .map_err(|error| error::malformed_url(&error))?;
-        let chosen = url.split_once('?').is_some_and(|(_, query)| {
-            query
-                .split('&')
-                .any(|pair| pair.split('=').next() == Some("protocol"))
-        });
-        let open = |protocol: Option<ProtocolVersion>| {
-            Client::open(tuned(&info, protocol)).map_err(|error| error::malformed_url(&error))
-        };
-        let (client, fallback) = if chosen {
-            (open(None)?, None)
-        } else {
-            (
-                open(Some(ProtocolVersion::RESP3))?,
-                Some(open(Some(ProtocolVersion::RESP2))?),
-            )
-        };
-        Ok(Self {
-            address: info.addr().to_string(),
-            client,
-            fallback,
-            connect_timeout,
-            response_timeout,
-        })
-    }
-
-    /// The server of a client that was made elsewhere, with all its settings.
-    pub(crate) fn of_client(
-        client: Client,
-        connect_timeout: Duration,
-        response_timeout: Duration,
-    ) -> Self {
-        let info = client.get_connection_info();
-        let address = info.addr().to_string();
-        let client = Client::open(tuned(info, None)).unwrap_or(client);
-        Self {
-            client,
-            fallback: None,
-            address,
-            connect_timeout,
-            response_timeout,
-        }
-    }
-
-    /// Connects; `on_disconnect` is called when the server closes the connection, if the protocol tells.
-    async fn connect(
-        &self,
-        on_disconnect: impl Fn() + Clone + Send + Sync + 'static,
-    ) -> Result<MultiplexedConnection, BackendError> {
-        self.with_protocol(|client| {
-            let on_disconnect = on_disconnect.clone();
-            async move {
-                let mut config = AsyncConnectionConfig::new()
-                    .set_connection_timeout(None)
-                    .set_response_timeout(Some(self.response_timeout));
-                if client.get_connection_info().redis_settings().protocol()
-                    == ProtocolVersion::RESP3
-                {
-                    config = config.set_push_sender(move |push: PushInfo| -> Result<(), ()> {
-                        if push.kind == PushKind::Disconnection {
-                            on_disconnect();
-                        }
-                        Ok(())
-                    });
-                }
-                client
-                    .get_multiplexed_async_connection_with_config(&config)
-                    .await
-            }
-        })
-        .await
-    }
-
-    /// A connection of its own for subscriptions.
-    pub(crate) async fn subscribe(&self) -> Result<PubSub, BackendError> {
-        self.with_protocol(|client| async move { client.get_async_pubsub().await })
-            .await
-    }
-
-    /// Makes a connection within the connect timeout, with the fallback's protocol if need be.
-    async fn with_protocol<'a, T, F: Future<Output = Result<T, RedisError>>>(
-        &'a self,
-        open: impl Fn(&'a Client) -> F,
-    ) -> Result<T, BackendError> {
-        let attempts = async {
-            match (open(&self.client).await, &self.fallback) {
-                (Err(error), Some(fallback)) if error::is_about_protocol(&error) => {
-                    open(fallback).await
-                }
-                (result, _) => result,
-            }
-        };
-        match tokio::time::timeout(self.connect_timeout, attempts).await {
-            Ok(result) => result.map_err(|error| error::not_connected(&self.address, &error)),
-            Err(_) => Err(BackendError::transient(format!(
-                "cannot connect to {}: no answer within {:?}",
-                self.address, self.connect_timeout
-            ))),
-        }
-    }
-}
-
-/// Host and port, and nothing else.
-impl fmt::Display for Target {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.address)
-    }
-}
-
-/// What a lock's connection needs: small packets sent at once, and no commands that an ACL would have to allow.
-fn tuned(info: &ConnectionInfo, protocol: Option<ProtocolVersion>) -> ConnectionInfo {
-    let mut settings = info.redis_settings().clone().set_skip_set_lib_name();
-    if let Some(protocol) = protocol {
-        settings = settings.set_protocol(protocol);
-    }
-    let tcp = info.tcp_settings().clone().set_nodelay(true);
-    info.clone()
-        .set_redis_settings(settings)
-        .set_tcp_settings(tcp)
+/// A script to run, as the server is told: `EVALSHA` and a digest, or `EVAL` and a source.
+pub(crate) struct Request<'a> {
+    pub(crate) command: &'static str,
+    pub(crate) script: &'a str,
+    pub(crate) keys: &'a [&'a str],
+    pub(crate) args: &'a [&'a str],
 }
 
 /// The connection that all calls of a backend share.
 #[derive(Clone)]
-pub(crate) enum Link<C> {
+pub(crate) enum Link {
     /// Made elsewhere. Whoever made it repairs it.
-    Given(C),
+    Given(Given),
     /// Made here.
     Own(Arc<Own>),
 }
 
-impl<C: ConnectionLike + Clone + Send + Sync> Link<C> {
+impl Link {
     /// Runs a script: by its digest, and if the server does not know that (yet, or any more), by its source.
     pub(crate) async fn run(
         &self,
         script: &Script,
         keys: &[&str],
         args: &[&str],
-    ) -> Result<Value, BackendError> {
+    ) -> Result<Reply, BackendError> {
         let line = match self {
-            Self::Given(connection) => Line::Given(connection.clone()),
-            Self::Own(own) => Line::Own(Arc::clone(own), own.live().await?),
+            Self::Given(given) => Line::Given(given),
+            Self::Own(own) => Line::Own(own, own.live().await?),
         };
-        let command = |name: &str, which: &str| {
-            let mut command = redis::cmd(name);
-            command.arg(which).arg(keys.len()).arg(keys).arg(args);
-            command
+        let mut request = Request {
+            command: "EVALSHA",
+            script: &script.sha1,
+            keys,
+            args,
         };
-        let mut reply = line.send(&command("EVALSHA", &script.sha1)).await;
-        if reply.as_ref().is_err_and(error::is_no_script) {
-            reply = line.send(&command("EVAL", script.source)).await;
+        let mut reply = line.send(&request).await;
+        if reply.as_ref().is_err_and(Failure::is_no_script) {
+            request.command = "EVAL";
+            request.script = script.source;
+            reply = line.send(&request).await;
         }
-        reply.map_err(|error| error::not_answered(&error))
+        reply.map_err(error::not_answered)
     }
 }
 
 /// The connection that one call uses from beginning to end.
-enum Line<C> {
-    Given(C),
-    Own(Arc<Own>, Arc<Live>),
+enum Line<'a> {
+    Given(&'a Given),
+    Own(&'a Own, Arc<Live>),
 }
 
-impl<C: ConnectionLike + Clone + Send + Sync> Line<C> {
-    async fn send(&self, command: &Cmd) -> Result<Value, RedisError> {
+impl Line<'_> {
+    async fn send(&self, request: &Request<'_>) -> Result<Reply, Failure> {
         match self {
-            Self::Given(connection) => command.query_async(&mut connection.clone()).await,
-            Self::Own(own, live) => own.send(live, command).await,
+            Self::Given(given) => given.send(request).await,
+            Self::Own(own, live) => own.send(live, request).await,
         }
     }
 }
@@ -226,7 +92,7 @@ pub(crate) struct Own {
 
 /// A connection and how many calls in a row it has not answered.
 struct Live {
-    connection: MultiplexedConnection,
+    connection: Connection,
     unanswered: AtomicU32,
 }
 
@@ -326,14 +192,12 @@ impl Own {
     }
 
     /// Sends over `live` and learns from the outcome what it is worth.
-    async fn send(&self, live: &Arc<Live>, command: &Cmd) -> Result<Value, RedisError> {
+    async fn send(&self, live: &Arc<Live>, request: &Request<'_>) -> Result<Reply, Failure> {
         let unanswered = Unanswered { own: self, live };
-        let result = command.query_async(&mut live.connection.clone()).await;
+        let result = live.connection.send(request).await;
         match &result {
-            Err(error) if error.is_unrecoverable_error() || error::is_read_only(error) => {
-                self.discard(live)
-            }
-            Err(error) if !error::is_answer(error) => return result,
+            Err(failure) if failure.ends_connection() => self.discard(live),
+            Err(failure) if !failure.is_answer() => return result,
             Ok(reply) if error::answers_read_only(reply) => self.discard(live),
             _ => {}
         }

@@ -1,62 +1,141 @@
-//! What a failure means: whether the request may have been applied, and whether trying again can help.
+//! What a failure means: whether the request may have been applied, and whether trying again can help. Not how the
+//! client library words it: `client.rs` makes a [`Failure`] of that.
 //!
-//! The one place that knows the client's and the server's errors. No message carries a URL, a password, or what
-//! was sent: a server's text is shown only where it is known to name nothing but commands, keys and channels.
+//! The one place that knows the server's errors. No message carries a URL, a password, or what was sent: a server's
+//! text is shown only where it is known to name nothing but commands, keys and channels.
 
 use lock_core::{BackendError, BackendErrorKind};
-use redis::{ErrorKind, RedisError, ServerErrorKind, Value};
+
+use crate::answer::Reply;
+use crate::client;
 
 /// The longest text of a server that is passed on, in characters.
 const LONGEST_TEXT: usize = 200;
 
-/// No connection could be made, so that nothing was applied.
-pub(crate) fn not_connected(address: &str, error: &RedisError) -> BackendError {
-    let kind = match error.kind() {
-        ErrorKind::AuthenticationFailed => return refused_credentials(address),
-        ErrorKind::InvalidClientConfig => BackendErrorKind::Permanent,
-        _ => match server_text(error) {
-            None => BackendErrorKind::Transient,
-            Some(text) if is_about_credentials(&text) => return refused_credentials(address),
-            Some(text) => not_applied(&text),
-        },
-    };
-    let why = server_text(error).map_or_else(|| io_text(error), |text| presentable(&text));
-    let what = BackendError::new(kind, format!("cannot connect to {address}: {why}"));
-    with_source(what, error)
+/// Why there is no reply.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    cause: Cause,
+    text: String,
+    source: Option<client::Error>,
 }
 
-/// The server did not let us in.
-fn refused_credentials(address: &str) -> BackendError {
-    BackendError::permanent(format!(
-        "{address} refused the credentials: check user and password"
+/// What is known about a failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Cause {
+    /// The server answered with an error; the text is what it wrote, code first.
+    Answer,
+    /// The server did not let us in.
+    Credentials,
+    /// The client cannot work with its settings.
+    Settings,
+    /// There is no connection, and nothing was sent.
+    NotSent,
+    /// No answer came in time. The connection may be fine.
+    Late,
+    /// The connection is of no use any more, perhaps since after the request was sent.
+    Broken,
+    /// Anything else.
+    Odd,
+}
+
+impl Failure {
+    pub(crate) fn new(cause: Cause, text: impl Into<String>) -> Self {
+        Self {
+            cause,
+            text: text.into(),
+            source: None,
+        }
+    }
+
+    /// The same with the client's error behind it, which must not print what was sent or received.
+    pub(crate) fn with_source(mut self, source: client::Error) -> Self {
+        self.source = Some(source);
+        self
+    }
+
+    #[cfg(test)]
+    pub(crate) fn cause(&self) -> Cause {
+        self.cause
+    }
+
+    /// Whether the server said this, so that the connection works.
+    pub(crate) fn is_answer(&self) -> bool {
+        self.cause == Cause::Answer
+    }
+
+    /// Whether the server does not know the script (yet, or any more). It then did nothing.
+    pub(crate) fn is_no_script(&self) -> bool {
+        self.is_answer() && code(&self.text) == "NOSCRIPT"
+    }
+
+    /// Whether another connection is needed: this one broke, or leads to a read-only replica, so that the address may
+    /// lead to another server by now.
+    pub(crate) fn ends_connection(&self) -> bool {
+        match self.cause {
+            Cause::Answer => code(&self.text) == "READONLY",
+            Cause::Credentials | Cause::NotSent | Cause::Broken => true,
+            Cause::Settings | Cause::Late | Cause::Odd => false,
+        }
+    }
+
+    /// Whether the server refused RESP3 and may speak RESP2.
+    pub(crate) fn is_about_protocol(&self) -> bool {
+        self.is_answer() && ["NOPROTO", "ERR"].contains(&code(&self.text))
+    }
+
+    fn is_about_credentials(&self) -> bool {
+        self.cause == Cause::Credentials || (self.is_answer() && is_about_credentials(&self.text))
+    }
+
+    fn behind(self, what: BackendError) -> BackendError {
+        match self.source {
+            Some(source) => what.with_source(source),
+            None => what,
+        }
+    }
+}
+
+/// No connection could be made, so that nothing was applied.
+pub(crate) fn not_connected(address: &str, failure: Failure) -> BackendError {
+    let kind = match failure.cause {
+        _ if failure.is_about_credentials() => {
+            return BackendError::permanent(format!(
+                "{address} refused the credentials: check user and password"
+            ));
+        }
+        Cause::Answer => not_applied(&failure.text),
+        Cause::Settings => BackendErrorKind::Permanent,
+        _ => BackendErrorKind::Transient,
+    };
+    let why = presentable(&failure.text);
+    failure.behind(BackendError::new(
+        kind,
+        format!("cannot connect to {address}: {why}"),
     ))
 }
 
 /// A request that was handed to a connection got this instead of a reply.
-pub(crate) fn not_answered(error: &RedisError) -> BackendError {
-    let what = match server_text(error) {
-        Some(text) if is_about_credentials(&text) => {
+pub(crate) fn not_answered(failure: Failure) -> BackendError {
+    let text = presentable(&failure.text);
+    let what = match failure.cause {
+        _ if failure.is_about_credentials() => {
             BackendError::permanent("the server refused the credentials: check user and password")
         }
         // Answers of this kind come before a script runs; any other may come from the middle of it.
-        Some(text) => {
-            let kind = if is_refusal(&text) {
-                not_applied(&text)
+        Cause::Answer => {
+            let kind = if is_refusal(&failure.text) {
+                not_applied(&failure.text)
             } else {
                 BackendErrorKind::Unknown
             };
-            BackendError::new(kind, format!("the server answered: {}", presentable(&text)))
+            BackendError::new(kind, format!("the server answered: {text}"))
         }
-        None if error.kind() == ErrorKind::AuthenticationFailed => {
-            BackendError::permanent("the server refused the credentials: check user and password")
-        }
-        None if error.is_connection_refusal() => {
-            BackendError::transient(format!("cannot connect: {}", io_text(error)))
-        }
-        None if error.is_timeout() => BackendError::unknown("the server did not answer in time"),
-        None => BackendError::unknown(format!("the connection failed: {}", io_text(error))),
+        Cause::NotSent => BackendError::transient(format!("cannot connect: {text}")),
+        Cause::Late => BackendError::unknown("the server did not answer in time"),
+        _ => BackendError::unknown(format!("the connection failed: {text}")),
     };
-    with_source(what, error)
+    failure.behind(what)
 }
 
 /// The server refused `command` inside a script that changed nothing.
@@ -75,11 +154,12 @@ pub(crate) fn senseless() -> BackendError {
     )
 }
 
-/// The URL is not one of redis-rs.
-pub(crate) fn malformed_url(error: &RedisError) -> BackendError {
+/// The URL is not one that the client understands. `what_it_lacks` is a feature that it would need.
+pub(crate) fn malformed_url(what_it_lacks: Option<&str>) -> BackendError {
     let mut advice = "use redis://[user:password@]host[:port][/database]".to_owned();
-    if error.kind() == ErrorKind::InvalidClientConfig && error.to_string().contains("TLS") {
-        advice.push_str("; rediss:// needs one of the TLS features of the redis crate");
+    if let Some(lack) = what_it_lacks {
+        advice.push_str("; ");
+        advice.push_str(lack);
     }
     BackendError::new(
         BackendErrorKind::Invalid,
@@ -87,52 +167,17 @@ pub(crate) fn malformed_url(error: &RedisError) -> BackendError {
     )
 }
 
-/// Whether the server does not know the script (yet, or any more). It then did nothing.
-pub(crate) fn is_no_script(error: &RedisError) -> bool {
-    error.kind() == ErrorKind::Server(ServerErrorKind::NoScript)
-}
-
-/// Whether the server is a read-only replica, so that the address may lead to another server by now.
-pub(crate) fn is_read_only(error: &RedisError) -> bool {
-    error.kind() == ErrorKind::Server(ServerErrorKind::ReadOnly)
-}
-
 /// Whether a script of ours answers that the server is a read-only replica.
-pub(crate) fn answers_read_only(reply: &Value) -> bool {
-    let Value::Array(items) = reply else {
+pub(crate) fn answers_read_only(reply: &Reply) -> bool {
+    let Reply::List(items) = reply else {
         return false;
     };
     match items.as_slice() {
-        [Value::BulkString(word), _, Value::BulkString(text)]
-            if *word == b"failed" || *word == b"left" =>
-        {
-            without_place(&String::from_utf8_lossy(text)).starts_with("READONLY")
+        [Reply::Text(word), _, Reply::Text(text)] if *word == b"failed" || *word == b"left" => {
+            code(without_place(&String::from_utf8_lossy(text))) == "READONLY"
         }
         _ => items.iter().any(answers_read_only),
     }
-}
-
-/// Whether the server refused RESP3 and may speak RESP2.
-pub(crate) fn is_about_protocol(error: &RedisError) -> bool {
-    error.kind() == ErrorKind::RESP3NotSupported
-        || server_text(error)
-            .is_some_and(|text| text.starts_with("NOPROTO") || text.starts_with("ERR"))
-}
-
-/// Whether the server said this, so that the connection works.
-pub(crate) fn is_answer(error: &RedisError) -> bool {
-    server_text(error).is_some()
-}
-
-/// An error reply as the server wrote it.
-fn server_text(error: &RedisError) -> Option<String> {
-    matches!(error.kind(), ErrorKind::Server(_) | ErrorKind::Extension).then(|| {
-        format!(
-            "{} {}",
-            error.code().unwrap_or("ERR"),
-            error.detail().unwrap_or_default()
-        )
-    })
 }
 
 /// A server that has not let us in also says so by refusing requests that are long ("unauthenticated multibulk").
@@ -210,32 +255,12 @@ fn presentable(text: &str) -> String {
         .into()
 }
 
-/// An error of the connection itself. The client's errors of other kinds may repeat what was received.
-fn io_text(error: &RedisError) -> String {
-    if error.is_io_error() {
-        presentable(&error.to_string())
-    } else {
-        error.category().to_owned()
-    }
-}
-
-/// Keeps the client's error behind ours if it cannot print what was sent or received.
-fn with_source(what: BackendError, error: &RedisError) -> BackendError {
-    if error.is_io_error() {
-        what.with_source(error.clone())
-    } else {
-        what
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use redis::make_extension_error;
-
     use super::*;
 
-    fn server(code: &str, text: &str) -> RedisError {
-        make_extension_error(code.to_owned(), Some(text.to_owned()))
+    fn server(code: &str, text: &str) -> Failure {
+        Failure::new(Cause::Answer, format!("{code} {text}"))
     }
 
     #[test]
@@ -299,24 +324,21 @@ mod tests {
             ("ERR", "Error running script: something", Unknown),
             ("WHATEVER", "next year's error", Unknown),
         ] {
-            let error = not_answered(&server(code, text));
+            let error = not_answered(server(code, text));
             assert_eq!(error.kind(), kind, "{code} {text}");
             assert!(!format!("{error:?} {error}").contains("secret"));
         }
-        let io = |kind| not_answered(&RedisError::from(std::io::Error::from(kind))).kind();
-        assert_eq!(io(std::io::ErrorKind::ConnectionRefused), Transient);
-        for kind in [
-            std::io::ErrorKind::TimedOut,
-            std::io::ErrorKind::BrokenPipe,
-            std::io::ErrorKind::ConnectionReset,
-            std::io::ErrorKind::UnexpectedEof,
+        for (cause, kind) in [
+            (Cause::Credentials, Permanent),
+            (Cause::NotSent, Transient),
+            (Cause::Settings, Unknown),
+            (Cause::Late, Unknown),
+            (Cause::Broken, Unknown),
+            (Cause::Odd, Unknown),
         ] {
-            assert_eq!(io(kind), Unknown, "{kind:?}");
+            let error = not_answered(Failure::new(cause, "what the client says"));
+            assert_eq!(error.kind(), kind, "{cause:?}");
         }
-        assert_eq!(
-            not_answered(&(ErrorKind::Parse, "odd").into()).kind(),
-            Unknown
-        );
     }
 
     #[test]
@@ -356,14 +378,40 @@ mod tests {
 
     #[test]
     fn without_a_connection_nothing_was_applied() {
-        for kind in [std::io::ErrorKind::TimedOut, std::io::ErrorKind::BrokenPipe] {
-            let error = not_connected("host:1", &RedisError::from(std::io::Error::from(kind)));
-            assert_eq!(error.kind(), BackendErrorKind::Transient);
+        use BackendErrorKind::{Permanent, Transient};
+        for (failure, kind) in [
+            (Failure::new(Cause::Late, ""), Transient),
+            (Failure::new(Cause::Broken, ""), Transient),
+            (Failure::new(Cause::Credentials, ""), Permanent),
+            (Failure::new(Cause::Settings, ""), Permanent),
+            (server("ERR", "max number of clients reached"), Transient),
+            (server("ERR", "DB index is out of range"), Permanent),
+            (
+                server("WRONGPASS", "invalid username-password pair"),
+                Permanent,
+            ),
+        ] {
+            let said = format!("{failure:?}");
+            assert_eq!(not_connected("host:1", failure).kind(), kind, "{said}");
         }
-        let error = not_connected("host:1", &server("ERR", "max number of clients reached"));
-        assert_eq!(error.kind(), BackendErrorKind::Transient);
-        let error = not_connected("host:1", &server("ERR", "DB index is out of range"));
-        assert_eq!(error.kind(), BackendErrorKind::Permanent);
+    }
+
+    #[test]
+    fn a_connection_ends_when_it_is_broken_or_leads_to_a_replica() {
+        for (failure, ends) in [
+            (
+                server("READONLY", "You can't write against a read only replica."),
+                true,
+            ),
+            (
+                server("LOADING", "Redis is loading the dataset in memory"),
+                false,
+            ),
+            (Failure::new(Cause::Broken, ""), true),
+            (Failure::new(Cause::Late, ""), false),
+        ] {
+            assert_eq!(failure.ends_connection(), ends, "{failure:?}");
+        }
     }
 
     #[test]

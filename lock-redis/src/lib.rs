@@ -61,11 +61,13 @@
 //!
 //! # Map
 //!
-//! `backend.rs` translates calls to scripts and their answers back, `scripts.rs` and `lua/` are the steps at the
-//! server, `keys.rs` the names, `error.rs` decides what a failure means, `connection.rs` keeps the connection,
-//! `wakeups.rs` and `subscription.rs` wake waiters.
+//! `backend.rs` translates calls to scripts, `answer.rs` their answers back, `scripts.rs` and `lua/` are the steps at
+//! the server, `keys.rs` the names, `error.rs` decides what a failure means, `client.rs` speaks to redis-rs,
+//! `connection.rs` keeps the connection, `wakeups.rs` and `subscription.rs` wake waiters.
 
+mod answer;
 mod backend;
+mod client;
 mod connection;
 mod error;
 mod keys;

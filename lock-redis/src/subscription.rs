@@ -8,17 +8,14 @@ use std::ops::ControlFlow::{self, Break, Continue};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use futures_util::StreamExt;
 use lock_core::BackendError;
-use redis::RedisError;
-use redis::aio::{PubSubSink, PubSubStream};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::{self, UnboundedReceiver};
 use tokio::sync::oneshot;
 use tokio::time::MissedTickBehavior;
 
-use crate::connection::Target;
-use crate::error;
+use crate::client::{Messages, Subscriber, Target};
+use crate::error::{self, Failure};
 use crate::wakeups::Hub;
 
 /// How often the connection is asked whether it is alive. Unused for two of these it is closed.
@@ -101,14 +98,13 @@ impl Task {
     async fn serve(mut self) {
         loop {
             let next = match self.target.subscribe().await {
-                Ok(connection) => {
-                    let (sink, stream) = connection.split();
+                Ok((subscriber, messages)) => {
                     Session {
                         task: &mut self,
-                        sink,
+                        subscriber,
                         active: HashSet::new(),
                     }
-                    .listen(stream)
+                    .listen(messages)
                     .await
                 }
                 Err(error) => self.decline(&error).await,
@@ -149,7 +145,7 @@ impl Task {
 /// One connection's life.
 struct Session<'a> {
     task: &'a mut Task,
-    sink: PubSubSink,
+    subscriber: Subscriber,
     active: HashSet<String>,
 }
 
@@ -158,8 +154,8 @@ struct Disconnected;
 
 impl Session<'_> {
     /// Listens until the connection ends (`Continue`: make another) or nobody needs it (`Break`).
-    async fn listen(mut self, stream: PubSubStream) -> ControlFlow<()> {
-        let next = self.run(stream).await;
+    async fn listen(mut self, messages: Messages) -> ControlFlow<()> {
+        let next = self.run(messages).await;
         if let Some(hub) = self.task.hub.upgrade() {
             hub.wake_all();
         }
@@ -172,7 +168,7 @@ impl Session<'_> {
         }
     }
 
-    async fn run(&mut self, mut stream: PubSubStream) -> Result<ControlFlow<()>, Disconnected> {
+    async fn run(&mut self, mut messages: Messages) -> Result<ControlFlow<()>, Disconnected> {
         let Some(hub) = self.task.hub.upgrade() else {
             return Ok(Break(()));
         };
@@ -196,10 +192,10 @@ impl Session<'_> {
         let mut commands = Vec::new();
         loop {
             tokio::select! {
-                message = stream.next() => {
-                    let message = message.ok_or(Disconnected)?;
+                channel = messages.next() => {
+                    let channel = channel.ok_or(Disconnected)?;
                     let Some(hub) = self.task.hub.upgrade() else { return Ok(Break(())) };
-                    hub.wake(message.get_channel_name());
+                    hub.wake(&channel);
                 }
                 count = self.task.commands.recv_many(&mut commands, CHANNELS_AT_ONCE) => {
                     if count == 0 {
@@ -214,8 +210,7 @@ impl Session<'_> {
                         return Ok(Break(()));
                     }
                     idle = self.active.is_empty();
-                    let mut sink = self.sink.clone();
-                    self.answered(async move { sink.ping::<redis::Value>().await }).await?.ok();
+                    answer(self.subscriber.ping().await)?.ok();
                 }
             }
         }
@@ -245,10 +240,7 @@ impl Session<'_> {
             self.subscribe(wanted).await?;
         }
         if !unwanted.is_empty() {
-            let mut sink = self.sink.clone();
-            self.answered(async move { sink.unsubscribe(unwanted).await })
-                .await?
-                .ok();
+            answer(self.subscriber.unsubscribe(unwanted).await)?.ok();
         }
         Ok(())
     }
@@ -259,11 +251,13 @@ impl Session<'_> {
         mut wanted: HashMap<String, Vec<oneshot::Sender<Result<(), BackendError>>>>,
     ) -> Result<(), Disconnected> {
         let channels: Vec<String> = wanted.keys().cloned().collect();
-        let together = self.subscribe_to(channels.clone()).await?;
+        let together = answer(self.subscriber.subscribe(channels.clone()).await)?;
         for channel in &channels {
             // One that is refused must not keep the others from being subscribed to.
             let result = match &together {
-                Err(_) if channels.len() > 1 => self.subscribe_to(vec![channel.clone()]).await?,
+                Err(_) if channels.len() > 1 => {
+                    answer(self.subscriber.subscribe(vec![channel.clone()]).await)?
+                }
                 _ => together.clone(),
             };
             if result.is_ok() {
@@ -275,27 +269,12 @@ impl Session<'_> {
         }
         Ok(())
     }
+}
 
-    async fn subscribe_to(
-        &self,
-        channels: Vec<String>,
-    ) -> Result<Result<(), BackendError>, Disconnected> {
-        let mut sink = self.sink.clone();
-        let result = self
-            .answered(async move { sink.subscribe(channels).await })
-            .await?;
-        Ok(result.map_err(|error| error::not_answered(&error)))
-    }
-
-    /// The server's answer, be it a refusal.
-    async fn answered<T>(
-        &self,
-        request: impl Future<Output = Result<T, RedisError>>,
-    ) -> Result<Result<T, RedisError>, Disconnected> {
-        match tokio::time::timeout(self.task.target.response_timeout, request).await {
-            Ok(Err(error)) if !error::is_answer(&error) => Err(Disconnected),
-            Ok(result) => Ok(result),
-            Err(_) => Err(Disconnected),
-        }
+/// The server's answer, be it a refusal.
+fn answer(result: Result<(), Failure>) -> Result<Result<(), BackendError>, Disconnected> {
+    match result {
+        Err(failure) if !failure.is_answer() => Err(Disconnected),
+        result => Ok(result.map_err(error::not_answered)),
     }
 }

@@ -10,7 +10,7 @@ use lock_core::{BackendError, LockKey, Place, Wakeup, Wakeups};
 use tokio::sync::Notify;
 use tokio::sync::mpsc::UnboundedSender;
 
-use crate::connection::Target;
+use crate::client::Target;
 use crate::keys;
 use crate::subscription::{self, Command};
 
@@ -105,16 +105,16 @@ impl Hub {
 
 /// Wakes waiters by the message that a release publishes.
 #[derive(Clone)]
-pub(crate) struct RedisWakeups(pub(crate) Arc<Hub>);
+pub(crate) struct HubWakeups(pub(crate) Arc<Hub>);
 
-impl fmt::Debug for RedisWakeups {
+impl fmt::Debug for HubWakeups {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "RedisWakeups({})", self.0.target)
+        write!(f, "HubWakeups({})", self.0.target)
     }
 }
 
 #[async_trait]
-impl Wakeups for RedisWakeups {
+impl Wakeups for HubWakeups {
     async fn subscribe(
         &self,
         key: &LockKey,

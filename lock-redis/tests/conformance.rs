@@ -1,4 +1,4 @@
-//! lock-redis keeps every promise of a backend: over RESP3 as the default user, and over RESP2 as one with the least rights.
+//! Every promise of a backend is kept: over RESP3 as the default user, and over RESP2 as one with the least rights.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -6,11 +6,13 @@
     clippy::indexing_slicing
 )]
 
+mod common;
+
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
+use common::Backend;
 use lock_core::LockKey;
-use lock_redis::RedisBackend;
 use lock_testkit::server::{RedisServer, Reply};
 use lock_testkit::{Fixture, Gap};
 
@@ -41,7 +43,7 @@ impl<const LEAST_RIGHTS: bool> Redis<LEAST_RIGHTS> {
 }
 
 impl<const LEAST_RIGHTS: bool> Fixture for Redis<LEAST_RIGHTS> {
-    type Backend = RedisBackend;
+    type Backend = Backend;
     const GAPS: &[Gap] = &[Gap::Order, Gap::SurvivesRestart];
 
     async fn start() -> Self {
@@ -54,13 +56,13 @@ impl<const LEAST_RIGHTS: bool> Fixture for Redis<LEAST_RIGHTS> {
         }
     }
 
-    async fn client(&self) -> RedisBackend {
+    async fn client(&self) -> Backend {
         let url = if LEAST_RIGHTS {
             format!("redis://locks:pw@127.0.0.1:{}?protocol=resp2", self.port)
         } else {
             format!("redis://127.0.0.1:{}", self.port)
         };
-        RedisBackend::connect(url).await.unwrap()
+        Backend::connect(url).await.unwrap()
     }
 
     fn prefix(&self) -> &str {

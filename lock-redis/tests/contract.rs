@@ -14,13 +14,12 @@ use common::*;
 use lock_core::{
     AcquireRequest, BackendErrorKind, LockBackend, LockKey, Owner, Ownership, Renew, RenewRequest,
 };
-use lock_redis::RedisBackend;
 use lock_testkit::server::{RedisOptions, RedisServer, Reply};
 
 #[tokio::test]
 async fn a_lock_is_taken_once_and_given_back() {
     let server = RedisServer::start();
-    let backend = RedisBackend::connect(server.url()).await.unwrap();
+    let backend = Backend::connect(server.url()).await.unwrap();
     let (key, mine, other) = (key("order:7"), owner(), owner());
     assert_eq!(backend.inspect(&key).await.unwrap(), None);
 
@@ -54,7 +53,7 @@ async fn a_lock_is_taken_once_and_given_back() {
 #[tokio::test]
 async fn a_lock_ends_with_its_ttl() {
     let server = RedisServer::start();
-    let backend = RedisBackend::connect(server.url()).await.unwrap();
+    let backend = Backend::connect(server.url()).await.unwrap();
     let (key, mine, other) = (key("k"), owner(), owner());
     let ttl = Duration::from_micros(50_500);
     granted(
@@ -89,7 +88,7 @@ async fn a_lock_ends_with_its_ttl() {
 #[tokio::test]
 async fn nobody_but_the_owner_renews_or_releases() {
     let server = RedisServer::start();
-    let backend = RedisBackend::connect(server.url()).await.unwrap();
+    let backend = Backend::connect(server.url()).await.unwrap();
     let key = key("k");
     let mine = owner();
     take(&backend, &key, &mine).await;
@@ -118,7 +117,7 @@ async fn nobody_but_the_owner_renews_or_releases() {
 #[tokio::test]
 async fn a_renewal_prolongs_and_shortens_only_when_told_to() {
     let server = RedisServer::start();
-    let backend = RedisBackend::connect(server.url()).await.unwrap();
+    let backend = Backend::connect(server.url()).await.unwrap();
     let (key, mine) = (key("k"), owner());
     take(&backend, &key, &mine).await;
     let seconds = Duration::from_secs;
@@ -158,7 +157,7 @@ async fn a_renewal_prolongs_and_shortens_only_when_told_to() {
 #[tokio::test]
 async fn a_copy_of_an_attempt_gets_the_same_grant_and_touches_nothing() {
     let server = RedisServer::start();
-    let backend = RedisBackend::connect(server.url()).await.unwrap();
+    let backend = Backend::connect(server.url()).await.unwrap();
     let (key, mine) = (key("k"), owner());
     for tokens in [1, 7, 64] {
         let request = AcquireRequest::new(&key, &mine, TTL).with_tokens(tokens);
@@ -199,7 +198,7 @@ async fn a_copy_of_an_attempt_gets_the_same_grant_and_touches_nothing() {
 #[tokio::test]
 async fn one_attempt_is_one_command_and_so_is_a_release() {
     let server = RedisServer::start();
-    let backend = RedisBackend::connect(server.url()).await.unwrap();
+    let backend = Backend::connect(server.url()).await.unwrap();
     let (key, mine) = (key("k"), owner());
     take(&backend, &key, &mine).await;
     backend.release(&key, &mine).await.unwrap();
@@ -226,7 +225,7 @@ async fn one_attempt_is_one_command_and_so_is_a_release() {
 #[tokio::test]
 async fn a_thousand_renewals_are_a_few_commands() {
     let server = RedisServer::start();
-    let backend = RedisBackend::connect(server.url()).await.unwrap();
+    let backend = Backend::connect(server.url()).await.unwrap();
     let keys: Vec<LockKey> = (0..1000).map(|n| key(&format!("k{n}"))).collect();
     let owners: Vec<Owner> = keys.iter().map(|_| owner()).collect();
     for (key, owner) in keys.iter().zip(&owners) {
@@ -268,7 +267,7 @@ async fn a_thousand_renewals_are_a_few_commands() {
 #[tokio::test]
 async fn a_lost_script_cache_is_not_noticed() {
     let server = RedisServer::start();
-    let backend = RedisBackend::connect(server.url()).await.unwrap();
+    let backend = Backend::connect(server.url()).await.unwrap();
     let (key, mine) = (key("k"), owner());
     let flush = || assert_eq!(server.cli(&["SCRIPT", "FLUSH"]).text(), "OK");
     for _ in 0..3 {
@@ -291,7 +290,7 @@ async fn a_lost_script_cache_is_not_noticed() {
 #[tokio::test]
 async fn a_hand_over_works_once() {
     let server = RedisServer::start();
-    let backend = RedisBackend::connect(server.url()).await.unwrap();
+    let backend = Backend::connect(server.url()).await.unwrap();
     let (key, old, new, late) = (key("k"), owner(), owner(), owner());
     let ttl = Duration::from_secs(100);
     let from_old = |to| {
@@ -322,7 +321,7 @@ async fn a_hand_over_works_once() {
 #[tokio::test]
 async fn a_key_of_another_type_is_a_conflict_and_left_alone() {
     let server = RedisServer::start();
-    let backend = RedisBackend::connect(server.url()).await.unwrap();
+    let backend = Backend::connect(server.url()).await.unwrap();
     let (key, mine, other) = (key("k"), owner(), owner());
     for (command, what) in [
         (["HSET", "k", "a", "b"].as_slice(), "a hash"),
@@ -359,7 +358,7 @@ async fn a_key_of_another_type_is_a_conflict_and_left_alone() {
 #[tokio::test]
 async fn a_value_of_others_is_busy_whatever_it_is() {
     let server = RedisServer::start();
-    let backend = RedisBackend::connect(server.url()).await.unwrap();
+    let backend = Backend::connect(server.url()).await.unwrap();
     let (key, mine) = (key("k"), owner());
     let huge = vec![b'x'; 10 << 20];
     let long_label = format!("{}:{}", "0".repeat(32), "x".repeat(129));
@@ -402,7 +401,7 @@ async fn a_value_of_others_is_busy_whatever_it_is() {
 #[tokio::test]
 async fn odd_keys_are_independent_locks() {
     let server = RedisServer::start();
-    let backend = RedisBackend::connect(server.url()).await.unwrap();
+    let backend = Backend::connect(server.url()).await.unwrap();
     let names = [
         "a",
         "ab",
@@ -439,43 +438,11 @@ async fn odd_keys_are_independent_locks() {
 }
 
 #[tokio::test]
-async fn connections_made_elsewhere_serve_too() {
+async fn an_older_protocol_and_a_unix_socket_serve_too() {
     let server = RedisOptions::new().with_unix_socket().start();
-    let client = lock_redis::redis::Client::open(server.url()).unwrap();
-    let multiplexed =
-        RedisBackend::from_connection(client.get_multiplexed_async_connection().await.unwrap());
-    let managed = RedisBackend::from_manager(client.get_connection_manager().await.unwrap());
-    let own = RedisBackend::from_client(client);
-    let resp2 = RedisBackend::connect(format!("{}?protocol=resp2", server.url()))
-        .await
-        .unwrap();
+    let resp2 = format!("{}?protocol=resp2", server.url());
     let unix = format!("redis+unix://{}", server.unix_socket().display());
-    let unix = RedisBackend::connect(unix).await.unwrap();
-    round_trip(&multiplexed).await;
-    round_trip(&managed).await;
-    round_trip(&own).await;
-    round_trip(&resp2).await;
-    round_trip(&unix).await;
-    assert!(multiplexed.wakeups().is_none() && !multiplexed.capabilities().wakeups);
-    assert!(managed.wakeups().is_none() && !managed.capabilities().resends);
-    assert!(own.wakeups().is_some() && own.capabilities().wakeups);
-}
-
-async fn round_trip(backend: &impl LockBackend) {
-    let (key, mine) = (key("k"), owner());
-    take(backend, &key, &mine).await;
-    assert_eq!(
-        busy(attempt(backend, &key, &owner()).await)
-            .holder
-            .label
-            .as_deref(),
-        Some("tester")
-    );
-    assert_eq!(
-        renew(backend, &key, &mine, TTL, Renew::Exactly)
-            .await
-            .unwrap(),
-        Ownership::Held
-    );
-    assert_eq!(backend.release(&key, &mine).await.unwrap(), Ownership::Held);
+    for url in [resp2, unix] {
+        round_trip(&Backend::connect(url).await.unwrap()).await;
+    }
 }

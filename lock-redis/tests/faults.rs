@@ -13,19 +13,16 @@ use std::time::Duration;
 
 use common::*;
 use lock_core::{BackendErrorKind, LockBackend, Ownership, Renew};
-use lock_redis::RedisBackend;
 use lock_testkit::server::{RedisOptions, RedisServer};
 
 #[tokio::test]
 async fn an_unreachable_server_is_a_transient_error() {
     let mut server = RedisServer::start();
-    let backend = RedisBackend::connect(server.url()).await.unwrap();
+    let backend = Backend::connect(server.url()).await.unwrap();
     let url = server.url();
     let (key, mine) = (key("k"), owner());
     server.stop();
-    let error = soon("refusal", RedisBackend::connect(&url))
-        .await
-        .unwrap_err();
+    let error = soon("refusal", Backend::connect(&url)).await.unwrap_err();
     assert_eq!(error.kind(), BackendErrorKind::Transient, "{error}");
     // The backend that was connected: what was not sent is known not to be applied.
     eventually("the connection is known to be gone", async || {
@@ -49,7 +46,7 @@ async fn an_unreachable_server_is_a_transient_error() {
 async fn a_server_that_accepts_and_says_nothing_is_given_up_in_time() {
     let server = RedisServer::start();
     server.pause();
-    let connecting = RedisBackend::builder(server.url())
+    let connecting = Backend::builder(server.url())
         .with_connect_timeout(Duration::from_millis(100))
         .connect();
     let error = soon("the connect timeout", connecting).await.unwrap_err();
@@ -78,8 +75,8 @@ async fn a_call_without_an_answer_is_of_unknown_outcome() {
     assert_eq!(backend.release(&key, &mine).await.unwrap(), Ownership::Held);
 }
 
-async fn quick(url: &str) -> RedisBackend {
-    RedisBackend::builder(url)
+async fn quick(url: &str) -> Backend {
+    Backend::builder(url)
         .with_response_timeout(Duration::from_millis(100))
         .connect()
         .await
@@ -111,7 +108,7 @@ async fn a_silent_connection_is_replaced_after_two_calls_without_an_answer() {
 async fn calls_that_their_caller_gave_up_count_as_unanswered() {
     let server = RedisServer::start();
     let proxy = Proxy::start(&server).await;
-    let backend = RedisBackend::connect(proxy.url()).await.unwrap();
+    let backend = Backend::connect(proxy.url()).await.unwrap();
     let (key, mine) = (key("k"), owner());
     take(&backend, &key, &mine).await;
     proxy.freeze();
@@ -139,7 +136,7 @@ async fn a_killed_connection_costs_one_call_at_most() {
     let server = RedisServer::start();
     for protocol in ["resp2", "resp3"] {
         let url = format!("{}?protocol={protocol}", server.url());
-        let backend = RedisBackend::connect(url).await.unwrap();
+        let backend = Backend::connect(url).await.unwrap();
         let (key, mine) = (key(protocol), owner());
         take(&backend, &key, &mine).await;
         for _ in 0..5 {
@@ -157,7 +154,7 @@ async fn a_killed_connection_costs_one_call_at_most() {
 #[tokio::test]
 async fn resp3_notices_the_end_of_an_idle_connection() {
     let server = RedisServer::start();
-    let backend = RedisBackend::connect(server.url()).await.unwrap();
+    let backend = Backend::connect(server.url()).await.unwrap();
     assert!(server.cli(&["CLIENT", "LIST"]).text().contains("resp=3"));
     server.cli(&["CLIENT", "KILL", "TYPE", "normal"]);
     tokio::time::sleep(Duration::from_millis(200)).await;
@@ -211,7 +208,7 @@ fn a_backend_outlives_the_runtimes_that_it_was_used_on() {
 async fn a_server_that_became_a_replica_is_connected_to_anew() {
     let server = RedisServer::start();
     let proxy = Proxy::start(&server).await;
-    let backend = RedisBackend::connect(proxy.url()).await.unwrap();
+    let backend = Backend::connect(proxy.url()).await.unwrap();
     take(&backend, &key("a"), &owner()).await;
     let before = proxy.connections();
     server.cli(&["REPLICAOF", "127.0.0.1", "1"]);
@@ -233,7 +230,7 @@ async fn a_read_only_replica_is_a_transient_error() {
     let replica = RedisOptions::new()
         .with_args(["--replicaof", &format!("127.0.0.1 {}", primary.port())])
         .start();
-    let backend = RedisBackend::connect(replica.url()).await.unwrap();
+    let backend = Backend::connect(replica.url()).await.unwrap();
     let (key, mine) = (key("k"), owner());
     primary.cli(&["SET", "held", mine.expose()]);
     eventually("replication", async || {
@@ -289,7 +286,7 @@ async fn a_server_that_is_busy_with_a_script_is_a_transient_error() {
 #[tokio::test]
 async fn a_server_that_takes_no_writes_is_a_transient_error_and_keeps_nothing() {
     let server = RedisServer::start();
-    let backend = RedisBackend::connect(server.url()).await.unwrap();
+    let backend = Backend::connect(server.url()).await.unwrap();
     let (free, held, mine) = (key("free"), key("held"), owner());
     take(&backend, &held, &mine).await;
     let refused = async |code: &str| {

@@ -12,7 +12,6 @@ use std::time::Duration;
 
 use common::*;
 use lock_core::{AcquireRequest, BackendErrorKind, LockBackend, Renew};
-use lock_redis::RedisBackend;
 use lock_testkit::server::{RedisServer, Reply};
 
 const COUNTER: &str = "{k}:fencelock:fence";
@@ -20,7 +19,7 @@ const COUNTER: &str = "{k}:fencelock:fence";
 #[tokio::test]
 async fn tokens_grow_across_release_expiry_flush_and_restart() {
     let mut server = RedisServer::start();
-    let backend = RedisBackend::connect(server.url()).await.unwrap();
+    let backend = Backend::connect(server.url()).await.unwrap();
     let (key, mut newest) = (key("k"), 0);
     for round in 0..40 {
         let mine = owner();
@@ -61,7 +60,7 @@ async fn tokens_grow_across_release_expiry_flush_and_restart() {
 #[tokio::test]
 async fn a_counter_ahead_of_the_clock_keeps_every_digit() {
     let server = RedisServer::start();
-    let backend = RedisBackend::connect(server.url()).await.unwrap();
+    let backend = Backend::connect(server.url()).await.unwrap();
     let (key, mine) = (key("k"), owner());
     for last in [8_999_999_999_999_999_u64, 9_007_199_254_740_927] {
         server.cli(&["SET", COUNTER, &last.to_string()]);
@@ -87,7 +86,7 @@ async fn a_counter_ahead_of_the_clock_keeps_every_digit() {
 #[tokio::test]
 async fn a_counter_outlives_its_lock_but_not_for_ever() {
     let server = RedisServer::start();
-    let backend = RedisBackend::connect(server.url()).await.unwrap();
+    let backend = Backend::connect(server.url()).await.unwrap();
     let (key, mine) = (key("k"), owner());
     let day = 86_400_000;
     for (ttl, keeps) in [
@@ -108,7 +107,7 @@ async fn a_counter_outlives_its_lock_but_not_for_ever() {
 #[tokio::test]
 async fn a_counter_that_cannot_count_is_an_error_and_leaves_no_lock() {
     let server = RedisServer::start();
-    let backend = RedisBackend::connect(server.url()).await.unwrap();
+    let backend = Backend::connect(server.url()).await.unwrap();
     let (key, mine, heir) = (key("k"), owner(), owner());
     for (bad, what) in [
         (
@@ -168,7 +167,7 @@ async fn a_counter_that_cannot_count_is_an_error_and_leaves_no_lock() {
 #[tokio::test]
 async fn the_counter_stops_before_numbers_lose_digits() {
     let server = RedisServer::start();
-    let backend = RedisBackend::connect(server.url()).await.unwrap();
+    let backend = Backend::connect(server.url()).await.unwrap();
     for last in ["9007199254740928", "9007199254740991", "9007199254740992"] {
         server.cli(&["SET", COUNTER, last]);
         let error = attempt(&backend, &key("k"), &owner()).await.unwrap_err();
@@ -180,7 +179,7 @@ async fn the_counter_stops_before_numbers_lose_digits() {
 #[tokio::test]
 async fn without_memory_nothing_is_taken_and_everything_is_given_back() {
     let server = RedisServer::start();
-    let backend = RedisBackend::connect(server.url()).await.unwrap();
+    let backend = Backend::connect(server.url()).await.unwrap();
     let (held, free, mine) = (key("held"), key("free"), owner());
     let tokens = take(&backend, &held, &mine).await;
     server.cli(&["CONFIG", "SET", "maxmemory", "1"]);

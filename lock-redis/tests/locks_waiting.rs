@@ -15,7 +15,6 @@ use common::*;
 use lock_core::{
     DistributedLock, LockError, LockOptions, Locks, Moment, Released, RenewalPolicy, RetryPolicy,
 };
-use lock_redis::RedisBackend;
 use lock_testkit::server::RedisServer;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
@@ -353,7 +352,7 @@ async fn without_a_right_to_the_channel_waiters_poll() {
     assert_eq!(server.cli(&command).text(), "OK");
     let url = format!("redis://locks:pw@127.0.0.1:{}", server.port());
     let client = async || {
-        let backend = RedisBackend::connect(&url).await.unwrap();
+        let backend = Backend::connect(&url).await.unwrap();
         Locks::new(backend).with_prefix("lock:")
     };
     let guard = client().await.lock("k").try_acquire().await.unwrap();

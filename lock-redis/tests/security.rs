@@ -12,7 +12,6 @@ use std::error::Error;
 
 use common::*;
 use lock_core::{BackendError, BackendErrorKind, LockBackend, LockKey, Ownership, Renew};
-use lock_redis::RedisBackend;
 use lock_testkit::server::{RedisOptions, RedisServer};
 
 const SECRET: &str = "very-secret";
@@ -38,24 +37,24 @@ async fn wrong_credentials_are_permanent_and_never_printed() {
         format!("redis://:{SECRET}-not@{host}?protocol=resp2"),
         format!("redis://{host}"),
     ] {
-        let error = RedisBackend::connect(&url).await.unwrap_err();
+        let error = Backend::connect(&url).await.unwrap_err();
         assert_eq!(error.kind(), BackendErrorKind::Permanent, "{error}");
         assert!(error.to_string().contains("credentials"), "{error}");
         assert!(!printed(&error).contains(SECRET), "{error:?}");
     }
     // Without a password RESP2 asks for nothing before the first call.
-    let backend = RedisBackend::connect(format!("redis://{host}?protocol=resp2"))
+    let backend = Backend::connect(format!("redis://{host}?protocol=resp2"))
         .await
         .unwrap();
     let error = attempt(&backend, &key("k"), &owner()).await.unwrap_err();
     assert_eq!(error.kind(), BackendErrorKind::Permanent, "{error}");
 
-    let backend = RedisBackend::connect(server.url()).await.unwrap();
+    let backend = Backend::connect(server.url()).await.unwrap();
     take(&backend, &key("k"), &owner()).await;
     let shown = format!(
         "{backend:?} {:?} {:?}",
         backend.wakeups(),
-        RedisBackend::builder(server.url())
+        Backend::builder(server.url())
     );
     assert!(shown.contains(&host) && !shown.contains(SECRET), "{shown}");
 }
@@ -72,7 +71,7 @@ async fn a_malformed_url_is_invalid_and_never_printed() {
         "rediss://:very-secret@host",
         "redis://h?protocol=very-secret",
     ] {
-        let error = RedisBackend::connect(url).await.unwrap_err();
+        let error = Backend::connect(url).await.unwrap_err();
         assert_eq!(error.kind(), BackendErrorKind::Invalid, "{url}: {error}");
         assert!(error.to_string().contains("redis://"), "{error}");
         assert!(!printed(&error).contains(SECRET), "{error:?}");
@@ -121,7 +120,7 @@ const WAKING: [&str; 4] = ["+publish", "+subscribe", "+unsubscribe", "+ping"];
 async fn the_documented_permissions_suffice() {
     let (server, url) = restricted(&[&PATTERNS[..], &COMMANDS, &WAKING].concat());
     for url in [url.clone(), format!("{url}?protocol=resp2")] {
-        let backend = RedisBackend::connect(url).await.unwrap();
+        let backend = Backend::connect(url).await.unwrap();
         for name in ["x", "{tag}x", "a}b"] {
             let (key, mine, heir) = (prefixed(name), owner(), owner());
             let mut wakeup = backend
@@ -152,7 +151,7 @@ async fn the_documented_permissions_suffice() {
 #[tokio::test]
 async fn without_the_channel_waiters_poll_and_releases_work() {
     let (_server, url) = restricted(&[&PATTERNS[..1], &COMMANDS, &WAKING].concat());
-    let backend = RedisBackend::connect(url).await.unwrap();
+    let backend = Backend::connect(url).await.unwrap();
     let (key, mine) = (prefixed("x"), owner());
     let error = soon(
         "a refusal",
@@ -165,7 +164,7 @@ async fn without_the_channel_waiters_poll_and_releases_work() {
     assert_eq!(backend.release(&key, &mine).await.unwrap(), Ownership::Held);
     // The same without the commands.
     let (_server, url) = restricted(&[&PATTERNS[..], &COMMANDS].concat());
-    let backend = RedisBackend::connect(url).await.unwrap();
+    let backend = Backend::connect(url).await.unwrap();
     soon(
         "a refusal",
         backend.wakeups().unwrap().subscribe(&key, None),
@@ -185,7 +184,7 @@ async fn a_missing_permission_is_named_at_the_first_use_and_leaves_nothing() {
             .copied()
             .collect();
         let (server, url) = restricted(&[&PATTERNS[..], &rules].concat());
-        let backend = RedisBackend::connect(url).await.unwrap();
+        let backend = Backend::connect(url).await.unwrap();
         let (key, mine) = (prefixed("x"), owner());
         let error = attempt(&backend, &key, &mine).await.unwrap_err();
         assert_eq!(error.kind(), BackendErrorKind::Permanent, "{error}");
@@ -204,7 +203,7 @@ async fn a_missing_permission_is_named_at_the_first_use_and_leaves_nothing() {
         .collect();
     let (_server, url) = restricted(&[&PATTERNS[..], &rules].concat());
     let error = attempt(
-        &RedisBackend::connect(url).await.unwrap(),
+        &Backend::connect(url).await.unwrap(),
         &prefixed("x"),
         &owner(),
     )
@@ -214,13 +213,9 @@ async fn a_missing_permission_is_named_at_the_first_use_and_leaves_nothing() {
     assert!(error.to_string().contains("'eval'"), "{error}");
     // A key outside the pattern.
     let (server, url) = restricted(&[&PATTERNS[..], &COMMANDS].concat());
-    let error = attempt(
-        &RedisBackend::connect(url).await.unwrap(),
-        &key("x"),
-        &owner(),
-    )
-    .await
-    .unwrap_err();
+    let error = attempt(&Backend::connect(url).await.unwrap(), &key("x"), &owner())
+        .await
+        .unwrap_err();
     assert_eq!(error.kind(), BackendErrorKind::Permanent, "{error}");
     assert_eq!(server.cli(&["DBSIZE"]).integer(), 0);
 }
@@ -228,7 +223,7 @@ async fn a_missing_permission_is_named_at_the_first_use_and_leaves_nothing() {
 #[tokio::test]
 async fn a_lock_that_cannot_be_taken_back_is_of_unknown_outcome() {
     let (server, url) = restricted(&[&PATTERNS[..], &COMMANDS].concat());
-    let backend = RedisBackend::connect(url).await.unwrap();
+    let backend = Backend::connect(url).await.unwrap();
     take(&backend, &prefixed("a"), &owner()).await;
     server.cli(&["ACL", "SETUSER", "locks", "-del", "-time"]);
     let error = attempt(&backend, &prefixed("b"), &owner())
@@ -243,7 +238,7 @@ async fn a_server_without_scripts_is_named_and_shows_nothing_of_the_request() {
     let server = RedisOptions::new()
         .with_args(["--rename-command", "EVALSHA", ""])
         .start();
-    let backend = RedisBackend::connect(server.url()).await.unwrap();
+    let backend = Backend::connect(server.url()).await.unwrap();
     let mine = owner();
     let error = attempt(&backend, &key("k"), &mine).await.unwrap_err();
     assert_eq!(error.kind(), BackendErrorKind::Permanent, "{error}");
@@ -256,7 +251,7 @@ async fn a_server_that_does_not_know_hello_is_served_in_resp2() {
     let server = RedisOptions::new()
         .with_args(["--rename-command", "HELLO", ""])
         .start();
-    let backend = RedisBackend::connect(server.url()).await.unwrap();
+    let backend = Backend::connect(server.url()).await.unwrap();
     let (key, mine) = (key("k"), owner());
     let mut wakeup = backend
         .wakeups()

@@ -13,12 +13,11 @@ use std::time::Duration;
 
 use common::*;
 use lock_core::{LockBackend, LockKey, Wakeup, Wakeups};
-use lock_redis::RedisBackend;
 use lock_testkit::server::RedisServer;
 
-async fn start() -> (RedisServer, RedisBackend, Arc<dyn Wakeups>) {
+async fn start() -> (RedisServer, Backend, Arc<dyn Wakeups>) {
     let server = RedisServer::start();
-    let backend = RedisBackend::connect(server.url()).await.unwrap();
+    let backend = Backend::connect(server.url()).await.unwrap();
     let wakeups = backend.wakeups().unwrap();
     (server, backend, wakeups)
 }
@@ -40,7 +39,7 @@ async fn is_quiet(wakeup: &mut Box<dyn Wakeup>) -> bool {
         .is_err()
 }
 
-async fn pass(backend: &RedisBackend, key: &LockKey) {
+async fn pass(backend: &Backend, key: &LockKey) {
     let mine = owner();
     take(backend, key, &mine).await;
     backend.release(key, &mine).await.unwrap();
@@ -119,7 +118,7 @@ async fn dropping_the_backend_closes_its_connections() {
 async fn a_lost_connection_wakes_everybody_and_is_made_again() {
     for protocol in ["resp2", "resp3"] {
         let server = RedisServer::start();
-        let backend = RedisBackend::connect(format!("{}?protocol={protocol}", server.url()))
+        let backend = Backend::connect(format!("{}?protocol={protocol}", server.url()))
             .await
             .unwrap();
         let wakeups = backend.wakeups().unwrap();
@@ -182,7 +181,7 @@ fn waiters_survive_the_runtime_that_their_subscription_ran_on() {
     };
     let first = runtime();
     let backend = first.block_on(async {
-        RedisBackend::builder(server.url())
+        Backend::builder(server.url())
             .with_connect_timeout(Duration::from_millis(200))
             .with_response_timeout(Duration::from_millis(200))
             .connect()
@@ -223,7 +222,7 @@ fn waiters_survive_the_runtime_that_their_subscription_ran_on() {
 async fn a_silent_connection_is_replaced_and_everybody_woken() {
     let server = RedisServer::start();
     let proxy = Proxy::start(&server).await;
-    let backend = RedisBackend::builder(proxy.url())
+    let backend = Backend::builder(proxy.url())
         .with_response_timeout(Duration::from_millis(200))
         .connect()
         .await

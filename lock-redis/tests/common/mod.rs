@@ -1,5 +1,6 @@
 //! What several test files need: keys, owners, short forms of requests, a proxy that freezes, and patience.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses a part")]
+#![allow(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,7 +11,7 @@ use lock_core::{
     AcquireRequest, Attempt, BackendError, Busy, FencingRange, LockBackend, LockGuard, LockKey,
     Locks, Owner, Ownership, Renew, RenewRequest,
 };
-use lock_redis::RedisBackend;
+pub use lock_redis::RedisBackend as Backend;
 use lock_testkit::server::RedisServer;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -24,7 +25,7 @@ pub const SECOND: Duration = Duration::from_secs(1);
 
 /// Locks on a client of their own, as another process has them.
 pub async fn locks(server: &RedisServer) -> Locks {
-    Locks::new(RedisBackend::connect(server.url()).await.unwrap())
+    Locks::new(Backend::connect(server.url()).await.unwrap())
 }
 
 /// The number of the guard's fencing token.
@@ -92,6 +93,26 @@ pub async fn renew(
         .await;
     assert_eq!(answers.len(), 1);
     answers.remove(0)
+}
+
+/// Takes the lock, is busy for others, renews it and gives it up.
+pub async fn round_trip(backend: &impl LockBackend) {
+    let (key, mine) = (key("k"), owner());
+    take(backend, &key, &mine).await;
+    assert_eq!(
+        busy(attempt(backend, &key, &owner()).await)
+            .holder
+            .label
+            .as_deref(),
+        Some("tester")
+    );
+    assert_eq!(
+        renew(backend, &key, &mine, TTL, Renew::Exactly)
+            .await
+            .unwrap(),
+        Ownership::Held
+    );
+    assert_eq!(backend.release(&key, &mine).await.unwrap(), Ownership::Held);
 }
 
 pub fn pttl(server: &RedisServer, key: &str) -> i64 {

@@ -1,0 +1,47 @@
+//! Connections that the application made itself.
+#![allow(clippy::arithmetic_side_effects, clippy::unwrap_used, clippy::panic)]
+
+mod common;
+
+use common::*;
+use lock_core::{LockBackend, Locks, Released};
+use lock_redis::redis::Client;
+use lock_testkit::server::RedisServer;
+use tokio::time::sleep;
+
+#[tokio::test]
+async fn connections_made_elsewhere_serve_too() {
+    let server = RedisServer::start();
+    let client = Client::open(server.url()).unwrap();
+    let multiplexed =
+        Backend::from_connection(client.get_multiplexed_async_connection().await.unwrap());
+    let managed = Backend::from_manager(client.get_connection_manager().await.unwrap());
+    let own = Backend::from_client(client);
+    for backend in [&multiplexed, &managed, &own] {
+        round_trip(backend).await;
+    }
+    assert!(multiplexed.wakeups().is_none() && !multiplexed.capabilities().wakeups);
+    assert!(managed.wakeups().is_none() && !managed.capabilities().resends);
+    assert!(own.wakeups().is_some() && own.capabilities().wakeups);
+}
+
+#[tokio::test]
+async fn locks_on_a_connection_made_elsewhere_are_held_waited_for_and_released() {
+    let server = RedisServer::start();
+    let client = Client::open(server.url()).unwrap();
+    let managed = Backend::from_manager(client.get_connection_manager().await.unwrap());
+    let given = Backend::from_connection(client.get_multiplexed_async_connection().await.unwrap());
+    let (managed, given) = (Locks::new(managed), Locks::new(given));
+    let guard = managed.lock("k").with_ttl(SECOND).acquire().await.unwrap();
+    let waiter = given.lock("k");
+    let release = async {
+        sleep(1500 * MS).await;
+        assert!(guard.is_held());
+        assert_eq!(guard.release().await.unwrap(), Released::Released);
+    };
+    let (guard, ()) = tokio::join!(soon("the waiter's turn", waiter.acquire()), release);
+    let guard = guard.unwrap();
+    // This client may send again by itself: a release that finds nothing may be the second copy's.
+    assert_eq!(guard.release().await.unwrap(), Released::Released);
+    assert!(!exists(&server, "k"));
+}
