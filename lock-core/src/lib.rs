@@ -52,6 +52,7 @@
 //! | What is locked, and who holds it? | `key.rs` ([`LockKey`]), `name.rs` ([`LockName`]), `owner.rs` ([`Owner`]) |
 //! | How are late writes refused? | `fencing.rs` ([`FencingToken`], [`Fence`]) |
 //! | How does a lock go to another process? | `ticket.rs` ([`Ticket`]) |
+//! | How does an operator take it from its holder? | `force.rs` ([`ForceRelease`]) |
 //! | How is it watched? | `observe.rs` (tracing, metrics), `compose/observed.rs` ([`Observed`]) |
 //! | How do I test code that uses locks? | `mock.rs`; `lock-memory` where timing matters |
 //!
@@ -68,6 +69,7 @@ mod compensation;
 mod compose;
 mod error;
 mod fencing;
+mod force;
 mod global;
 mod guard;
 mod key;
@@ -96,6 +98,7 @@ pub use clock::Moment;
 pub use compose::{BackendCall, Observed, Observer};
 pub use error::{BackendError, BackendErrorKind, LockError, LossReason};
 pub use fencing::{Fence, FencingRange, FencingToken, StaleToken};
+pub use force::{ForceRelease, Forced};
 pub use global::with_lock;
 pub use guard::{LockGuard, LossHandle};
 pub use key::{LockKey, MAX_KEY_BYTES};

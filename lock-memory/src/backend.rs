@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use lock_core::{
-    AcquireRequest, Attempt, BackendError, Capabilities, Holder, LockBackend, LockError, LockKey,
-    Owner, Ownership, RenewRequest, Wakeups,
+    AcquireRequest, Attempt, BackendError, Capabilities, ForceRelease, Forced, Holder, LockBackend,
+    LockError, LockKey, Owner, Ownership, RenewRequest, Wakeups,
 };
 
 use crate::network::{Fault, Network};
@@ -240,5 +240,15 @@ impl LockBackend for MemoryBackend {
 
     fn wakeups(&self) -> Option<Arc<dyn Wakeups>> {
         Some(Arc::new(self.clone()))
+    }
+}
+
+#[async_trait]
+impl ForceRelease for MemoryBackend {
+    async fn force_release(&self, key: &LockKey) -> Result<Option<Forced>, BackendError> {
+        self.network
+            .call(|| self.store.force_release(key))
+            .await
+            .flatten()
     }
 }

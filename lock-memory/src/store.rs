@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use lock_core::{
-    AcquireRequest, Attempt, BackendError, Busy, FencingRange, FencingToken, Grant, Holder,
+    AcquireRequest, Attempt, BackendError, Busy, FencingRange, FencingToken, Forced, Grant, Holder,
     LockKey, MAX_TOKENS, Moment, Owner, Ownership, Renew, RenewRequest,
 };
 
@@ -95,6 +95,22 @@ impl Store {
         }
         self.wake(key);
         Ownership::Held
+    }
+
+    /// Deletes the entry of `key` whoever owns it, and reserves a token above its owner's.
+    pub(crate) fn force_release(&self, key: &LockKey) -> Result<Option<Forced>, BackendError> {
+        let forced = {
+            let mut shard = self.shard(key);
+            let now = Moment::now();
+            let Some(holder) = shard.entry(key, &now).map(|entry| entry.holder(&now)) else {
+                return Ok(None);
+            };
+            let range = self.reserve(1)?;
+            shard.entries.remove(key);
+            Forced::new(holder, Some(range.first()))
+        };
+        self.wake(key);
+        Ok(Some(forced))
     }
 
     pub(crate) fn inspect(&self, key: &LockKey) -> Option<Holder> {

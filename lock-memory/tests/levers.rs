@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use lock_core::{
-    AcquireRequest, Attempt, BackendError, BackendErrorKind, LockBackend, LockError, LockKey,
-    Locks, LossReason, Moment, Owner, Ownership, Released, Renew, RenewRequest,
+    AcquireRequest, Attempt, BackendError, BackendErrorKind, ForceRelease, LockBackend, LockError,
+    LockKey, Locks, LossReason, Moment, Owner, Ownership, Released, Renew, RenewRequest,
 };
 use lock_memory::{MemoryBackend, lock_core};
 use tokio::time::{sleep, timeout};
@@ -171,4 +171,23 @@ async fn wake_ups_arrive_when_a_partition_is_over() {
     assert!(woken.is_err());
     backend.heal();
     assert!(!waits(&mut wakeup).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lock_that_was_taken_by_force_is_free_and_its_holder_is_fenced_and_told() {
+    let (backend, locks) = locks();
+    let guard = locks.lock("k").with_label("web-1").acquire().await.unwrap();
+    let forced = backend.force_release(&key()).await.unwrap().unwrap();
+    assert_eq!(forced.holder.label.as_deref(), Some("web-1"));
+    assert!(forced.fencing > guard.fencing_token());
+    assert!(backend.is_empty());
+    let next = Locks::new(backend.client())
+        .lock("k")
+        .acquire()
+        .await
+        .unwrap();
+    assert!(next.fencing_token() > forced.fencing);
+    assert_eq!(guard.lost().await, LossReason::Taken);
+    next.release().await.unwrap();
+    assert_eq!(backend.force_release(&key()).await.unwrap(), None);
 }

@@ -27,12 +27,12 @@ pub const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 pub const DEFAULT_RESPONSE_TIMEOUT: Duration = Duration::from_millis(1900);
 
 /// How long a fencing counter outlives its last use at least; ten times the ttl if that is longer.
-const COUNTER_KEPT: Duration = Duration::from_secs(24 * 60 * 60);
+pub(crate) const COUNTER_KEPT: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Locks on one Redis server. Clones share the connection.
 #[derive(Clone)]
 pub struct RedisBackend {
-    link: Link,
+    pub(crate) link: Link,
     hub: Option<Arc<Hub>>,
     resends: bool,
     /// Whether the server let us run every command that the scripts need: asked with the first attempt.
@@ -296,7 +296,7 @@ impl RedisBackend {
 }
 
 /// A ttl in whole milliseconds, rounded up and at least one.
-fn milliseconds(ttl: Duration) -> String {
+pub(crate) fn milliseconds(ttl: Duration) -> String {
     let milliseconds = ttl.as_nanos().div_ceil(1_000_000).max(1);
     i64::try_from(milliseconds).unwrap_or(i64::MAX).to_string()
 }

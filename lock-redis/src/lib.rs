@@ -63,13 +63,14 @@
 //!
 //! `backend.rs` translates calls to scripts, `answer.rs` their answers back, `scripts.rs` and `lua/` are the steps at
 //! the server, `keys.rs` the names, `error.rs` decides what a failure means, `client.rs` speaks to redis-rs,
-//! `connection.rs` keeps the connection, `wakeups.rs` and `subscription.rs` wake waiters.
+//! `connection.rs` keeps the connection, `wakeups.rs` and `subscription.rs` wake waiters, `force.rs` is for operators.
 
 mod answer;
 mod backend;
 mod client;
 mod connection;
 mod error;
+mod force;
 mod keys;
 mod scripts;
 mod subscription;

@@ -44,6 +44,11 @@ script!(
     INSPECT, "lua/inspect.lua"
 );
 
+script!(
+    /// KEYS: lock, fencing counter. ARGV: wake channel, [`PUBLISH`], how long the counter is kept (ms).
+    FORCE, "lua/force.lua"
+);
+
 /// How many locks one call renews: the server does nothing else meanwhile (below a millisecond).
 pub(crate) const RENEWALS_AT_ONCE: usize = 200;
 

@@ -10,22 +10,6 @@ local owner, ttl, tokens, from, keep = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV
 -- Whether this run of the script made the entry.
 local made = false
 
--- Reserves a block of tokens: above all given before, and not below the server's clock, so that they grow
--- also when the counter is lost. Numbers are written with %.0f: tostring would lose digits.
-local function reserve()
-  local last, problem = last_token(fence)
-  if not last then return {'counter', problem} end
-  -- 2^53 - 64: the numbers of a block that began there would not be exact.
-  if last >= 9007199254740928 then return {'counter', 'a number beyond 2^53 - 64'} end
-  step = 'TIME'
-  local now = redis.call('TIME')
-  local first = math.max(last + 1, now[1] * 1000000 + now[2])
-  last = first + tokens - 1
-  step = 'SET'
-  redis.call('SET', fence, string.format('%.0f', last), 'PX', keep)
-  return {'granted', first, last}
-end
-
 -- Runs what renewing, releasing and looking need on a lock that is free, where it does nothing. So a missing
 -- permission shows now, and not when the lock is to be given back.
 local function check()
@@ -43,7 +27,7 @@ local function acquire()
     taken = redis.pcall('SET', lock, owner, 'NX', 'PX', ttl)
     if taken and taken.ok then
       made = true
-      return reserve()
+      return reserve(fence, tokens, keep)
     end
   end
 
@@ -61,7 +45,7 @@ local function acquire()
     return {'absent'}
   end
   if from ~= '' and ownership(lock, from) == 'held' then
-    local reply = reserve()
+    local reply = reserve(fence, tokens, keep)
     if reply[1] == 'granted' then call('SET', lock, owner, 'PX', ttl) end
     return reply
   end

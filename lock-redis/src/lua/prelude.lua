@@ -55,6 +55,23 @@ local function last_token(fence)
   return last
 end
 
+-- Reserves a block of tokens, and keeps the counter for so many milliseconds. They are above all given before, and not
+-- below the server's clock, so that they grow also when the counter is lost. Numbers are written with %.0f: tostring would
+-- lose digits.
+local function reserve(fence, tokens, keep)
+  local last, problem = last_token(fence)
+  if not last then return {'counter', problem} end
+  -- 2^53 - 64: the numbers of a block that began there would not be exact.
+  if last >= 9007199254740928 then return {'counter', 'a number beyond 2^53 - 64'} end
+  step = 'TIME'
+  local now = redis.call('TIME')
+  local first = math.max(last + 1, now[1] * 1000000 + now[2])
+  last = first + tokens - 1
+  step = 'SET'
+  redis.call('SET', fence, string.format('%.0f', last), 'PX', keep)
+  return {'granted', first, last}
+end
+
 -- What others may know of the entry of key, whose value is a string.
 local function busy(key, fence)
   local head = call('GETRANGE', key, 0, LONGEST_OWNER)
