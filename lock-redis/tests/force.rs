@@ -1,19 +1,24 @@
 //! What an operator can do to a lock, and what becomes of its holder.
-#![allow(clippy::unwrap_used)]
+#![allow(
+    clippy::arithmetic_side_effects,
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
 
 mod common;
 
-use common::{SECOND, TTL, eventually, key, locks, token};
+use common::{Backend, SECOND, TTL, eventually, key, locks, token};
 use lock_core::{BackendErrorKind, ForceRelease, LossReason, RenewalPolicy};
-use lock_redis::RedisBackend;
 use lock_testkit::server::RedisServer;
+use tokio::runtime::Handle;
 use tokio::time::timeout;
 
 #[tokio::test]
 async fn a_lock_that_was_taken_by_force_is_free_and_its_holder_is_fenced_and_told() {
     let server = RedisServer::start();
     let (holder, other) = (locks(&server).await, locks(&server).await);
-    let operator = RedisBackend::connect(server.url()).await.unwrap();
+    let operator = Backend::connect(server.url()).await.unwrap();
     let lock = holder.lock("k").with_label("web-1").with_ttl(3 * SECOND);
     let guard = lock.acquire().await.unwrap();
 
@@ -40,13 +45,11 @@ async fn a_lock_that_was_taken_by_force_is_free_and_its_holder_is_fenced_and_tol
 async fn a_waiter_is_woken_by_force() {
     let server = RedisServer::start();
     let (holder, waiter) = (locks(&server).await, locks(&server).await);
-    let operator = RedisBackend::connect(server.url()).await.unwrap();
+    let operator = Backend::connect(server.url()).await.unwrap();
     let unrenewed = holder.lock("k").with_renewal(RenewalPolicy::never());
     let guard = unrenewed.with_ttl(TTL * 10).acquire().await.unwrap();
-    let waiting =
-        tokio::task::spawn(
-            async move { waiter.lock("k").with_wait(TTL).acquire().await.map(drop) },
-        );
+    let waiting = Handle::current()
+        .spawn(async move { waiter.lock("k").with_wait(TTL).acquire().await.map(drop) });
     eventually("the waiter has subscribed", async || {
         let numbers = server.cli(&["PUBSUB", "NUMSUB", "{k}:fencelock:wake"]);
         numbers.array()[1].integer() > 0
@@ -64,7 +67,7 @@ async fn a_waiter_is_woken_by_force() {
 #[tokio::test]
 async fn what_others_wrote_is_released_too_but_another_type_is_a_conflict() {
     let server = RedisServer::start();
-    let operator = RedisBackend::connect(server.url()).await.unwrap();
+    let operator = Backend::connect(server.url()).await.unwrap();
     server.cli_bytes(&[b"SET", b"k", b"\xff\x00raw"]);
     let forced = operator.force_release(&key("k")).await.unwrap().unwrap();
     assert_eq!((forced.holder.label, forced.holder.remaining), (None, None));
