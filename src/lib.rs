@@ -11,3 +11,11 @@ pub use lock_memory::MemoryBackend;
 #[cfg(feature = "redis")]
 #[doc(inline)]
 pub use lock_redis::{RedisBackend, RedisBackendBuilder, redis};
+
+#[cfg(all(
+    any(doc, doctest),
+    feature = "memory",
+    feature = "redis",
+    feature = "mock"
+))]
+pub mod guide;
