@@ -8,6 +8,9 @@ use lock_core::{
 
 use crate::error;
 
+/// No text in an answer of a script of ours is longer, in bytes.
+const LONGEST_TEXT: usize = 1024;
+
 /// A server's reply, as far as scripts make use of it.
 #[derive(Debug)]
 pub(crate) enum Reply {
@@ -16,6 +19,23 @@ pub(crate) enum Reply {
     List(Vec<Reply>),
     /// Nothing that a script of ours answers.
     Other,
+}
+
+impl Reply {
+    /// Whether a script of ours may have answered this. If not, somebody between us and the server mixes replies up.
+    pub(crate) fn is_of_a_script(&self) -> bool {
+        let Self::List(parts) = self else {
+            return false;
+        };
+        match parts.first() {
+            Some(Self::Text(_)) => parts
+                .iter()
+                .all(|part| !matches!(part, Self::Text(text) if text.len() > LONGEST_TEXT)),
+            // Several answers.
+            Some(Self::List(_)) => parts.iter().all(Self::is_of_a_script),
+            _ => false,
+        }
+    }
 }
 
 /// A script's answer, as `lua/prelude.lua` lists them; the unfortunate ones are errors.
@@ -30,6 +50,9 @@ impl Answer {
         let Reply::List(parts) = reply else {
             return Err(error::senseless());
         };
+        if !reply.is_of_a_script() {
+            return Err(error::senseless());
+        }
         let text = |index: usize| match parts.get(index) {
             Some(Reply::Text(bytes)) => String::from_utf8_lossy(bytes),
             _ => "".into(),
@@ -104,11 +127,43 @@ mod tests {
             Reply::List(vec![word("granted"), Reply::Number(-1), Reply::Number(2)]),
             Reply::List(vec![word("what")]),
             Reply::List(vec![Reply::Text(vec![0xff; 1 << 20])]),
+            Reply::List(vec![
+                word("busy"),
+                Reply::Text(vec![b'x'; LONGEST_TEXT + 1]),
+            ]),
+            Reply::List(vec![Reply::List(vec![word("held")])]),
         ] {
             let Err(error) = Answer::of(&odd, "") else {
                 panic!("{odd:?} is accepted")
             };
             assert!(error.may_have_been_applied());
+        }
+    }
+
+    #[test]
+    fn what_no_script_answers_is_told_from_what_one_does() {
+        let word = |word: &str| Reply::Text(word.as_bytes().to_vec());
+        let longest = Reply::Text(vec![b'x'; LONGEST_TEXT]);
+        for answer in [
+            Reply::List(vec![word("held")]),
+            Reply::List(vec![word("failed"), word("SET"), longest]),
+            Reply::List(vec![
+                Reply::List(vec![word("held")]),
+                Reply::List(vec![word("taken")]),
+            ]),
+        ] {
+            assert!(answer.is_of_a_script(), "{answer:?}");
+        }
+        for odd in [
+            Reply::Other,
+            Reply::Number(1),
+            word("held"),
+            Reply::List(vec![]),
+            Reply::List(vec![Reply::Number(1), word("held")]),
+            Reply::List(vec![Reply::List(vec![word("held")]), Reply::Number(1)]),
+            Reply::List(vec![Reply::List(vec![])]),
+        ] {
+            assert!(!odd.is_of_a_script(), "{odd:?}");
         }
     }
 }

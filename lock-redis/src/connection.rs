@@ -198,6 +198,8 @@ impl Own {
         match &result {
             Err(failure) if failure.ends_connection() => self.discard(live),
             Err(failure) if !failure.is_answer() => return result,
+            // Replies carry no number: one that is not ours may be followed by others' all along.
+            Ok(reply) if !reply.is_of_a_script() => self.discard(live),
             Ok(reply) if error::answers_read_only(reply) => self.discard(live),
             _ => {}
         }

@@ -55,7 +55,8 @@
 //!
 //! Each call sends its request once. A request that was refused, or could not be sent because there was no
 //! connection, is known not to be applied; one without an answer is [unknown]. A broken connection is made anew by
-//! the next call. One that is open but silent is given up after two calls in a row without an answer.
+//! the next call. One that is open but silent is given up after two calls in a row without an answer, and one on which
+//! something comes that no script of ours answers, at once.
 //!
 //! [unknown]: lock_core::BackendErrorKind::Unknown
 //!

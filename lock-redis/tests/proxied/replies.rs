@@ -148,3 +148,70 @@ async fn what_a_server_says_instead_of_serving_is_classified_the_same_for_all_ca
     }
     assert_eq!(server.cli(&["EXISTS", "other"]), Reply::Integer(0));
 }
+
+#[tokio::test]
+async fn a_connection_on_which_something_senseless_came_is_replaced() {
+    let (_server, proxy, locks) = set_up().await;
+    let lock = locks.lock("k").with_options(lasting());
+    let senseless = [":1\r\n", "*1\r\n:1\r\n", "_\r\n", "+OK\r\n"];
+    for reply in senseless {
+        let before = proxy.connections();
+        let _ = proxy
+            .on(Match::inspect().key("k"))
+            .action(Action::inject(reply));
+        let error = lock.status().await.unwrap_err();
+        assert!(is_unknown(&error), "{reply:?}: {error}");
+        assert_eq!(lock.status().await.unwrap(), None);
+        assert_eq!(proxy.connections(), before + 1, "{reply:?}");
+        proxy.clear();
+    }
+    // An error is an answer like any other.
+    let before = proxy.connections();
+    let _ = proxy
+        .on(Match::inspect().key("k"))
+        .action(Action::inject("-ERR next year's error\r\n"));
+    assert!(is_unknown(&lock.status().await.unwrap_err()));
+    assert_eq!(lock.status().await.unwrap(), None);
+    assert_eq!(proxy.connections(), before);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn enormous_replies_are_no_answers_and_are_not_kept() {
+    let (server, proxy, locks) = set_up().await;
+    let lock = locks.lock("k").with_options(lasting());
+    let (long, longer) = ("x".repeat(1025), "x".repeat(10 << 20));
+    let bulk = |text: &str| format!("${}\r\n{text}\r\n", text.len());
+    let before = resident();
+    for round in 0..4 {
+        for reply in [
+            format!("*4\r\n$4\r\nbusy\r\n{}:1\r\n:1\r\n", bulk(&long)),
+            format!("*4\r\n$4\r\nbusy\r\n{}:1\r\n:1\r\n", bulk(&longer)),
+            bulk(&longer),
+            format!("+{longer}\r\n"),
+            format!("-ERR {longer}\r\n"),
+            format!("*3\r\n$6\r\nfailed\r\n$3\r\nSET\r\n{}", bulk(&longer)),
+            format!("*100000\r\n{}", ":1\r\n".repeat(100_000)),
+        ] {
+            let start: String = reply.chars().take(20).collect();
+            let _ = proxy
+                .on(Match::acquire().key("k"))
+                .action(Action::inject(reply));
+            let error = lock.try_acquire().await.unwrap_err();
+            assert!(is_unknown(&error), "{start:?}, round {round}: {error}");
+            assert!(format!("{error:?} {error}").len() < 2000, "{start:?}");
+            proxy.clear();
+        }
+    }
+    given_back(&server, "k").await;
+    works(&lock).await;
+    // 240 MiB have come.
+    let grown = resident().saturating_sub(before);
+    assert!(grown < 150 << 20, "{} MiB more", grown >> 20);
+}
+
+/// How many bytes of memory this process uses.
+fn resident() -> usize {
+    let pages = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages = pages.split(' ').nth(1).and_then(|pages| pages.parse().ok());
+    pages.map_or(0, |pages: usize| pages * 4096)
+}

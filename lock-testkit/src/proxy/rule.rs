@@ -44,10 +44,15 @@ impl Match {
     }
 
     /// The script by which the Redis backends of fencelock take a lock: its keys are the lock and its fencing counter,
-    /// and it has arguments.
+    /// and its arguments are the owner, the ttl and more.
     #[must_use]
     pub fn acquire() -> Self {
-        Self::script(|keys, arguments| has_counter(keys) && !arguments.is_empty())
+        Self::script(|keys, arguments| {
+            has_counter(keys)
+                && arguments
+                    .get(1)
+                    .is_some_and(|ttl| !ttl.is_empty() && ttl.iter().all(u8::is_ascii_digit))
+        })
     }
 
     /// The script by which they renew locks: three arguments for each key, none of which is a fencing counter, and the

@@ -117,6 +117,9 @@ async fn scripts_are_matched_by_their_keys_and_kind() {
         .send("EVALSHA s 2 k2 border:fence o 10 1 o 10 1\r\n")
         .await;
     client.send("evalsha s 1 k owner k:wake PUBLISH\r\n").await;
+    client
+        .send("EVALSHA s 2 k {k}:fencelock:fence k:wake PUBLISH 10\r\n")
+        .await;
     client.send("EVALSHA s 2 k {k}:fencelock:fence\r\n").await;
     client
         .send("EVALSHA s 99 k\r\nEVALSHA s x k\r\nPING\r\n")
