@@ -337,6 +337,13 @@ impl Held {
         }
     }
 
+    /// Notes that the holder is about to ask for `ttl` instead of what is left, which may be more. To be called before
+    /// that is sent: the store may know before the holder does.
+    pub fn shortening(&self, ttl: Duration) {
+        let until = self.history.stamp().saturating_add(nanoseconds(ttl));
+        self.change(|hold| hold.valid_until = hold.valid_until.min(until));
+    }
+
     /// Notes that the holder is about to give it back. To be called before the release is sent.
     pub fn released(self) {
         self.end(End::Released);
@@ -362,6 +369,12 @@ impl Held {
 
 fn nanoseconds(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Now, in the nanoseconds of [`History::new`].
+#[cfg(target_os = "linux")]
+pub(crate) fn now() -> u64 {
+    nanoseconds(since_boot())
 }
 
 #[cfg(target_os = "linux")]

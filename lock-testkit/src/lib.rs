@@ -8,6 +8,7 @@
 //! - [`Honest`]: the model of a store, in 100 lines; [`HonestStore`] is the same as a backend.
 //! - [`server`]: real servers, as child processes (on Unix).
 //! - [`proxy`]: stands between a Redis client and a real server, and loses, delays or garbles what the test says.
+//! - [`nemesis`]: everything goes wrong at once, for several processes, as a seed says (on Linux).
 //! - [`conformance!`]: every promise of [`lock_core::LockBackend`] as a test of your backend, for which you write
 //!   a [`Fixture`], and a [`Report`] of what it was spared. The [`cases`] are functions, one module a promise.
 //!
@@ -108,6 +109,8 @@ mod gap;
 mod history;
 mod honest;
 mod leak;
+#[cfg(target_os = "linux")]
+pub mod nemesis;
 pub mod proxy;
 mod report;
 mod scripted;

@@ -182,3 +182,19 @@ async fn a_renewed_hold_counts_for_as_long_as_it_was_renewed() {
     hold.lost();
     assert_eq!(history.holds()[1].valid_until, known);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_hold_that_is_shortened_ends_sooner_from_when_that_is_asked_for() {
+    let (backend, history) = (Scripted::honest(), History::in_paused_time());
+    let guard = Locks::new(backend).lock("k").acquire().await.unwrap();
+    let hold = history.attempt("k", "me").granted(&guard);
+    let granted_at_first = history.holds()[0].valid_until;
+    hold.shortening(Duration::from_secs(5));
+    let short = history.holds()[0].clone();
+    assert!(short.valid_until < granted_at_first);
+    hold.shortening(Duration::from_secs(300));
+    assert_eq!(history.holds()[0].valid_until, short.valid_until);
+    guard.renew_for(Duration::from_secs(300)).await.unwrap();
+    hold.renewed(&guard);
+    assert!(history.holds()[0].valid_until > granted_at_first);
+}
