@@ -102,7 +102,7 @@ impl Task {
         };
         let hold = self.believe(attempt, &guard);
         if let Err(error) = self.use_lock(plan, &guard, &hold).await {
-            hold.lost();
+            drop(hold);
             if plan.late {
                 self.write(plan, &guard).await;
             }
@@ -137,21 +137,21 @@ impl Task {
         guard.release().await.map(drop)
     }
 
-    fn believe(&self, attempt: Attempted, guard: &LockGuard) -> Held {
+    fn believe(&self, attempt: Attempted, guard: &LockGuard) -> Belief {
         self.count("granted");
-        if self.broken == Some(Broken::Clock) {
+        Belief(Some(if self.broken == Some(Broken::Clock) {
             // As if there were no deadline.
             attempt.granted_for(Duration::from_secs(3600), guard.fencing_token())
         } else {
             attempt.granted(guard)
-        }
+        }))
     }
 
     async fn use_lock(
         &mut self,
         plan: &Plan,
         guard: &LockGuard,
-        hold: &Held,
+        hold: &Belief,
     ) -> Result<(), LockError> {
         let broken = self.broken == Some(Broken::Clock);
         self.write(plan, guard).await;
@@ -182,7 +182,7 @@ impl Task {
         &self,
         change: Change,
         guard: &LockGuard,
-        hold: &Held,
+        hold: &Belief,
     ) -> Result<(), LockError> {
         let changed = match change {
             Change::Extend(time) => guard.extend(time).await,
@@ -230,5 +230,37 @@ impl Task {
         let mut outcomes = self.outcomes.lock().unwrap_or_else(PoisonError::into_inner);
         let count = outcomes.entry(outcome.to_owned()).or_default();
         *count = count.saturating_add(1);
+    }
+}
+
+/// A hold in the history that ends when it is dropped, which is how a task in `with` learns of a loss: before the lock is
+/// let go. If the process is killed it does not end, but with its validity.
+struct Belief(Option<Held>);
+
+impl Belief {
+    fn renewed(&self, guard: &LockGuard) {
+        if let Some(hold) = &self.0 {
+            hold.renewed(guard);
+        }
+    }
+
+    fn shortening(&self, ttl: Duration) {
+        if let Some(hold) = &self.0 {
+            hold.shortening(ttl);
+        }
+    }
+
+    fn released(mut self) {
+        if let Some(hold) = self.0.take() {
+            hold.released();
+        }
+    }
+}
+
+impl Drop for Belief {
+    fn drop(&mut self) {
+        if let Some(hold) = self.0.take() {
+            hold.lost();
+        }
     }
 }
