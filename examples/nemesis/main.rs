@@ -41,6 +41,7 @@ mod linux {
     use std::str::FromStr;
 
     use lexopt::prelude::*;
+    use tokio::signal::unix::{SignalKind, signal};
 
     use super::Result;
     use super::run::{Options, run};
@@ -75,7 +76,14 @@ the histories of a run that was not sound.";
     async fn start(options: Options) -> Result<bool> {
         let program = std::env::current_exe()?;
         println!("seed {}", options.seed);
-        let outcome = run(options, move || Command::new(&program)).await?;
+        let mut terminated = signal(SignalKind::terminate())?;
+        let mut interrupted = signal(SignalKind::interrupt())?;
+        // Dropped half way, a run takes server and processes along.
+        let outcome = tokio::select! {
+            outcome = run(options, move || Command::new(&program)) => outcome?,
+            _ = terminated.recv() => return Err("terminated".into()),
+            _ = interrupted.recv() => return Err("interrupted".into()),
+        };
         println!("{outcome}");
         println!("again: cargo run --release --features redis --example nemesis -- {options}");
         Ok(outcome.is_sound())
