@@ -73,6 +73,12 @@ pub trait Fixture: Sized + Send + Sync + 'static {
     /// tested, and whatever is listed although it is there fails in a case of its own.
     const GAPS: &'static [Gap] = &[];
 
+    /// Whether the store can be had here. Where it cannot, this says so aloud (in CI it panics), and the cases are skipped.
+    /// Default: it can.
+    fn is_here() -> bool {
+        true
+    }
+
     /// Starts the store, or connects to it. Panics if it cannot: in CI nothing is skipped for want of a server.
     fn start() -> impl Future<Output = Self> + Send;
 
@@ -134,6 +140,9 @@ pub trait Fixture: Sized + Send + Sync + 'static {
 /// If the backend breaks the case's promise, the case is not over after two minutes, or the backend does not declare what the
 /// case needs although that is no gap of the fixture.
 pub fn run_case<F: Fixture, Fut: Future<Output = ()>>(case: Case, body: impl FnOnce(F) -> Fut) {
+    if !F::is_here() {
+        return;
+    }
     let lacks = case.lacks::<F>();
     if !lacks.is_empty() {
         // Not `println!`, whose output the test harness swallows.

@@ -6,7 +6,7 @@
 //! - [`LeakCheck`]: no task was left behind.
 //! - [`History`]: who held what from when to when, in many tasks and processes, and whether that could be.
 //! - [`Honest`]: the model of a store, in 100 lines; [`HonestStore`] is the same as a backend.
-//! - [`server`]: real servers, as child processes (on Unix).
+//! - [`server`]: real servers, as child processes: alone, with replicas, as a cluster, behind Sentinel, over TLS (on Unix).
 //! - [`proxy`]: stands between a Redis client and a real server, and loses, delays or garbles what the test says.
 //! - [`nemesis`]: everything goes wrong at once, for several processes, as a seed says (on Linux).
 //! - [`conformance!`]: every promise of [`lock_core::LockBackend`] as a test of your backend, for which you write
