@@ -3,6 +3,10 @@
 #[doc(inline)]
 pub use lock_core::*;
 
+#[cfg(feature = "macros")]
+#[doc(inline)]
+pub use lock_macros::locked;
+
 #[cfg(feature = "memory")]
 #[doc(inline)]
 pub use lock_memory::MemoryBackend;

@@ -219,29 +219,22 @@ impl LockGuard {
         .await
     }
 
-    /// Lets go as the policy says, once what ran under the lock came to `outcome`, or was stopped because of the loss:
-    /// what its caller is to hear.
-    pub(crate) async fn finish<T, E>(self, outcome: Result<Result<T, E>, LockError>) -> Result<T, E>
-    where
-        E: From<LockError>,
-    {
-        let value = match outcome? {
-            Ok(value) => value,
-            // The body's own error counts more than what becomes of the lock.
-            Err(error) => {
-                let _ = self.let_go().await;
-                return Err(error);
-            }
-        };
+    /// Lets go as the policy says, once what ran under the lock is done: whether it was held until then. If what ran
+    /// failed, that counts more.
+    pub(crate) async fn finish(self, failed: bool) -> Result<(), LockError> {
+        if failed {
+            let _ = self.let_go().await;
+            return Ok(());
+        }
         self.check()?;
         let key = self.key().clone();
         let reason = match self.let_go().await {
             Ok(Released::Expired) => LossReason::Absent,
             Ok(Released::TakenOver) => LossReason::Taken,
-            Err(error @ LockError::Lost { .. }) => return Err(error.into()),
-            Ok(Released::Released) | Err(_) => return Ok(value),
+            Err(error @ LockError::Lost { .. }) => return Err(error),
+            Ok(Released::Released) | Err(_) => return Ok(()),
         };
-        Err(LockError::Lost { key, reason }.into())
+        Err(LockError::Lost { key, reason })
     }
 
     /// Lets go as the policy says. A lock that was left to expire counts as released.

@@ -62,6 +62,9 @@
 //! and each only adds.
 #![cfg_attr(test, allow(clippy::arithmetic_side_effects))]
 
+#[doc(hidden)]
+#[path = "locked.rs"]
+pub mod __locked;
 mod acquire;
 mod backend;
 mod clock;

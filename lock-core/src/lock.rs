@@ -155,8 +155,9 @@ impl DistributedLock {
         F: AsyncFnOnce(&LockGuard) -> Result<T, E>,
     {
         let guard = self.acquire().await?;
-        let outcome = guard.run_until_lost(body(&guard)).await;
-        guard.finish(outcome).await
+        let result = guard.run_until_lost(body(&guard)).await?;
+        guard.finish(result.is_err()).await?;
+        result
     }
 
     fn check(&self) -> Result<(), LockError> {
