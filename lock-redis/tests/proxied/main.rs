@@ -11,10 +11,12 @@
 mod common;
 
 mod acquire;
+mod matrix;
 mod network;
 mod release;
 mod renewal;
 mod replies;
+mod soak;
 mod waiting;
 
 use std::time::Duration;
