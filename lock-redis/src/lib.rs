@@ -21,12 +21,35 @@
 //! So all of them start with the prefix, and lie in one cluster slot.
 //!
 //! The entry is taken like `SET key value NX PX ttl`, given up by compare-and-delete and renewed by
-//! compare-and-`PEXPIRE`. That excludes, and is excluded by, everybody who locks the same key with `SET NX`:
-//! redis-py, redsync, redislock, node-redlock and others. Their values are their secrets and are not shown. A key of
-//! another type (Redisson's locks are hashes) is a conflict, and left alone.
+//! compare-and-`PEXPIRE`. That excludes, and is excluded by, everybody who locks the same key with `SET NX`: see
+//! [below](#other-libraries).
 //!
 //! Fencing tokens are the greater of the last one + 1 and the server's time in microseconds. So they grow also
 //! when the server was flushed or came back empty, as long as its clock is not set back.
+//!
+//! # Other libraries
+//!
+//! A service can move to Rust route by route: on one server, our lock and theirs of the same key exclude each other.
+//!
+//! | Library | Prefix | Shown by, in `tests/interop.rs` |
+//! |---|---|---|
+//! | redis-py 8.1, asyncio (Python) | none | `redis_py::*`: it runs against ours |
+//! | node-redlock 5.0 beta (Node.js) with one client | none | `node_redlock::*`: it runs against ours |
+//! | pottery 3.0 (Python) with one master | [`prefix::POTTERY`] | `pottery::*`: it runs against ours |
+//! | python-redis-lock 4.0 (Python) | [`prefix::PYTHON_REDIS_LOCK`] | `python_redis_lock::*`: it runs against ours, waiting with a timeout. Without one it may wait for ever after a release of ours: do not mix |
+//! | rslock, redlock-rs, redsync (Rust) | none | `layouts::a_value_of_any_bytes_is_busy_and_left_alone` |
+//! | RedLock.net (.NET), distributed-lock (Rust), rueidislock (Go), ShedLock (Java) | in [`prefix`] | `layouts::a_prefix_puts_our_lock_where_theirs_is` |
+//! | redsync, redislock (Go), aioredlock (Python), redlock-rb (Ruby), the mutex of DistributedLock (.NET) | none | not by name: one string under the name itself, as those above |
+//! | Redisson (Java) | – | `layouts::a_redisson_lock_is_a_conflict_and_ours_is_one_to_redisson`: an error on both sides, never two holders |
+//!
+//! The tests that run a library show each direction: theirs held, ours busy, and granted after their release or expiry; ours
+//! held and renewed, theirs refused, and granted after our release or expiry; who had a lock before can no more release or
+//! prolong it. The rest shows the layout only, by what the library is documented to write.
+//!
+//! The value of others is their secret and is never shown; one of any bytes is busy, and so is a key without an expiry, until
+//! its holder deletes it (`redis_py::what_has_no_end_is_busy_until_they_release_it`). Fencing tokens rise from grant to grant of
+//! ours; others have none. Others do not wake our waiters, which look by themselves, every second unless said otherwise.
+//! Locks over several servers (Redlock) and read/write locks do not mix with ours.
 //!
 //! # Servers and deployments
 //!
@@ -73,6 +96,7 @@ mod connection;
 mod error;
 mod force;
 mod keys;
+pub mod prefix;
 mod scripts;
 mod subscription;
 mod wakeups;
