@@ -14,11 +14,13 @@ use crate::fixture::Fixture;
 use crate::report::Case;
 use steps::*;
 
+pub mod errors;
 pub mod exclusion;
 pub mod expiry;
 pub mod fencing;
 pub mod hand_over;
 pub mod lifecycle;
+pub mod loss;
 pub mod names;
 pub mod ownership;
 pub mod release;
@@ -41,11 +43,21 @@ macro_rules! for_each_case {
                 a_busy_answer_touches_nothing
                 of_many_concurrent_attempts_one_is_granted
                 two_holds_never_overlap
+                a_held_lock_is_busy_and_says_who_holds_it
+                a_lock_is_not_reentrant
             }
             expiry {
                 an_entry_ends_by_itself
                 an_entry_lasts_at_least_its_ttl
                 every_entry_has_an_end
+                a_dropped_attempt_leaves_nothing_without_an_end
+                an_entry_outlives_its_guard
+                a_ttl_counts_from_the_attempt_that_was_granted
+                a_lock_whose_holder_is_gone_comes_free_after_its_ttl
+                what_is_left_to_expire_ends_with_its_ttl
+                the_longest_ttl_is_kept_and_no_other_ttl_is_sent
+                the_shortest_ttls_end_and_leave_nothing
+                a_holder_that_was_frozen_leaves_the_next_one_alone
             }
             ownership {
                 a_release_frees_the_key
@@ -53,6 +65,7 @@ macro_rules! for_each_case {
                 a_stranger_cannot_release
                 the_whole_owner_is_compared
                 a_late_release_leaves_the_next_holder_alone
+                a_guard_may_go_to_other_tasks_and_threads
             }
             renewal {
                 a_renewal_prolongs
@@ -66,9 +79,24 @@ macro_rules! for_each_case {
                 exactly_shortens [AnyTtl]
                 a_thousand_renewals_are_answered_in_order
                 one_key_that_fails_does_not_keep_the_others_from_being_renewed [Obstruct]
+                a_held_lock_is_renewed_for_as_long_as_it_is_held
+                a_renewal_whose_answer_is_lost_is_repeated
+                a_guard_is_shortened_and_prolonged_and_never_free [AnyTtl]
+                extending_beside_renewals_keeps_the_longer_time [AnyTtl]
+                extending_what_was_lost_says_so [AnyTtl Evict]
+            }
+            loss {
+                a_lock_that_was_taken_over_is_lost_and_left_alone [Evict]
+                a_lock_that_was_deleted_is_lost_and_not_brought_back [Evict]
+                a_lock_that_ended_early_is_lost [Expire]
+                a_guard_is_lost_when_the_same_client_took_the_lock_anew [Evict]
+                a_lost_lock_can_be_taken_again_beside_the_old_guard [Evict]
             }
             release {
+                a_release_frees_the_lock_and_says_so
                 a_guard_that_lost_its_entry_says_so [Evict]
+                a_stale_guard_leaves_the_next_holder_alone
+                a_release_that_is_sent_again_leaves_the_next_holder_alone
             }
             fencing {
                 tokens_rise_over_a_thousand_grants [Fencing]
@@ -82,6 +110,9 @@ macro_rules! for_each_case {
                 a_release_before_the_wait_counts [Wakeups]
                 an_unfinished_wait_can_be_dropped [Wakeups]
                 dropping_one_subscription_leaves_the_others [Wakeups]
+                a_waiter_gets_what_is_released
+                a_wait_of_zero_is_one_attempt
+                a_wait_that_is_over_says_so
             }
             names {
                 odd_names_are_names_like_any_other
@@ -89,12 +120,21 @@ macro_rules! for_each_case {
                 nearly_equal_names_are_different_locks
                 prefix_and_name_together_are_the_key
                 the_longest_key_works
+                the_same_name_under_two_prefixes_is_two_locks
             }
             hand_over {
                 a_hand_over_replaces_the_owner_once [HandOver]
                 a_hand_over_from_a_stranger_is_refused [HandOver]
                 a_hand_over_of_a_free_key_is_refused [HandOver]
                 a_repeated_hand_over_answers_the_same_grant [HandOver]
+                a_ticket_works_once [HandOver]
+            }
+            errors {
+                what_is_no_lock_is_a_conflict [Obstruct]
+                what_is_no_lock_is_told_as_a_conflict [Obstruct]
+                a_store_that_is_down_is_a_failure_and_never_busy [Stop]
+                no_owner_is_ever_printed
+                no_guard_and_no_error_prints_an_owner
             }
             lifecycle {
                 a_repeated_attempt_answers_the_same_grant_and_touches_nothing
@@ -102,9 +142,11 @@ macro_rules! for_each_case {
                 an_inspection_tells_and_changes_nothing
                 what_is_declared_stays_and_is_there
                 a_declared_gap_is_one
-                no_owner_is_ever_printed
                 a_dropped_call_leaves_the_store_usable
-                what_is_no_lock_is_a_conflict [Obstruct]
+                a_status_tells_who_holds_the_lock
+                a_shutdown_releases_what_is_held_and_refuses_what_is_new
+                a_hundred_holds_leave_no_task_behind
+                one_thread_is_enough
             }
         }
     };

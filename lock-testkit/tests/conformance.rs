@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use lock_core::LockKey;
-use lock_testkit::{Fixture, Gap, Scripted};
+use lock_core::{BackendError, LockKey};
+use lock_testkit::{Effect, Fixture, Gap, Op, Scripted};
 
 /// With `LATENCY` the clients are a network away, so that their calls can be dropped halfway.
 struct Honest<const LATENCY: u64>(Scripted);
@@ -16,7 +16,6 @@ impl<const LATENCY: u64> Fixture for Honest<LATENCY> {
         Gap::SurvivesRestart,
         Gap::Obstruct,
         Gap::Restart,
-        Gap::Stop,
         Gap::Stall,
         Gap::CutConnections,
     ];
@@ -31,6 +30,14 @@ impl<const LATENCY: u64> Fixture for Honest<LATENCY> {
 
     async fn evict(&self, key: &LockKey) -> bool {
         self.0.evict(key.as_str());
+        true
+    }
+
+    async fn stop(&self) -> bool {
+        for op in Op::ALL {
+            let error = BackendError::transient("connection refused");
+            self.0.on(op).always(Effect::FailBefore(error));
+        }
         true
     }
 

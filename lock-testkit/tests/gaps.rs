@@ -76,7 +76,7 @@ fn a_capability_that_is_lacking_and_not_declared_fails_with_advice() {
 fn a_hook_that_is_lacking_and_not_declared_fails_with_advice() {
     let said = complaint(|| {
         let case = case("what_is_no_lock_is_a_conflict");
-        run_case::<Least<false>, _>(case, cases::lifecycle::what_is_no_lock_is_a_conflict);
+        run_case::<Least<false>, _>(case, cases::errors::what_is_no_lock_is_a_conflict);
     });
     assert!(
         said.contains("`Fixture::obstruct`") && said.contains("`Gap::Obstruct`"),

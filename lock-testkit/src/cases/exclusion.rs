@@ -3,11 +3,14 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use lock_core::{Attempt, Moment, Ownership};
+use lock_core::{Attempt, LockError, Moment, Ownership, Released};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use super::{BOUND, HOLD, MILLISECOND, assert_lasts, attempt, key, owner, refused, release, take};
+use super::{
+    BOUND, HOLD, MILLISECOND, RESOLUTION, assert_lasts, attempt, hold, key, locks, owner, refused,
+    release, take, unrenewed,
+};
 use crate::fixture::Fixture;
 
 /// A held key is busy, at once, for another client and for another owner of the same client.
@@ -100,4 +103,44 @@ pub async fn two_holds_never_overlap<F: Fixture>(fixture: F) {
         });
     }
     tasks.join_all().await;
+}
+
+/// A lock that is held is busy for everybody else, who is told by whom and for how long, and stays the holder's.
+pub async fn a_held_lock_is_busy_and_says_who_holds_it<F: Fixture>(fixture: F) {
+    let (a, b, key) = (
+        locks(&fixture).await.with_label("a"),
+        locks(&fixture).await,
+        key(&fixture, "k"),
+    );
+    let guard = hold(&unrenewed(&a, &key)).await;
+    for other in [&a, &b] {
+        let error = other.lock(key.name()).try_acquire().await;
+        let error = error.expect_err("a held lock was granted");
+        let LockError::Busy {
+            key: told, holder, ..
+        } = &error
+        else {
+            panic!("a held lock is busy, and not: {error}");
+        };
+        assert_eq!((told, holder.label.as_deref()), (&key, Some("a")));
+        let left = holder.remaining.expect("an entry of ours has an end");
+        assert!(!left.is_zero() && left <= HOLD + RESOLUTION, "{left:?}");
+        assert!(error.is_retryable());
+    }
+    assert!(guard.is_held());
+    assert_eq!(guard.release().await.ok(), Some(Released::Released));
+}
+
+/// Whoever holds a lock and asks for it again finds it busy, through the same lock, a clone, and another lock at the same
+/// client.
+pub async fn a_lock_is_not_reentrant<F: Fixture>(fixture: F) {
+    let (locks, key) = (locks(&fixture).await, key(&fixture, "k"));
+    let lock = unrenewed(&locks, &key);
+    let guard = hold(&lock).await;
+    for again in [&lock, &lock.clone(), &locks.clone().lock(key.name())] {
+        let error = again.try_acquire().await.expect_err("taken twice");
+        assert!(matches!(error, LockError::Busy { .. }), "{error}");
+    }
+    assert_eq!(guard.release().await.ok(), Some(Released::Released));
+    drop(hold(&lock).await);
 }

@@ -1,15 +1,23 @@
-//! Every entry ends, and none too early. Promises 2 and 3 of the contract.
+//! Every entry ends, and none too early. Promises 2 and 3 of the contract; SCENARIOS C08, C17, C18, T01 to T04, T11.
 
 use std::time::Duration;
 
-use lock_core::{Attempt, Moment, Ownership, Renew};
+use lock_core::{
+    Attempt, DistributedLock, LockError, LockGuard, LockKey, Locks, LossReason, MAX_TTL, MIN_TTL,
+    Moment, Ownership, Released, Renew, RenewalPolicy,
+};
+use tokio::runtime::{Builder, Handle};
+use tokio::sync::oneshot;
 use tokio::time::sleep;
 
 use super::{
-    HOLD, MILLISECOND, SHORT, assert_lasts, attempt, eventually, is_free, key, owner, release,
-    renew, take,
+    BOUND, BRIEF, HOLD, MILLISECOND, SHORT, assert_lasts, assert_outlives, attempt, brief,
+    eventually, hold, is_free, key, locks, loss, owner, release, renew, take, unrenewed,
+    watched_locks,
 };
+use crate::faulty::{Effect, Op};
 use crate::fixture::Fixture;
+use crate::sweep::cancel_sweep;
 
 /// A holder that does nothing more loses the key, and the next one gets it.
 pub async fn an_entry_ends_by_itself<F: Fixture>(fixture: F) {
@@ -66,4 +74,219 @@ pub async fn every_entry_has_an_end<F: Fixture>(fixture: F) {
         );
         assert_lasts(&client, &key, HOLD, asked).await;
     }
+}
+
+/// An attempt that is dropped at any of its await points leaves no entry, or one that ends.
+pub async fn a_dropped_attempt_leaves_nothing_without_an_end<F: Fixture>(fixture: F) {
+    let (a, b) = (fixture.client().await, fixture.client().await);
+    let (keys, owner) = (key(&fixture, "k"), owner());
+    let key = |cut| {
+        let name = format!("{}-{cut}", keys.name());
+        LockKey::with_prefix(fixture.prefix(), name).expect("a valid key")
+    };
+    let cuts = cancel_sweep(
+        |cut| {
+            let (a, owner, key) = (&a, &owner, key(cut));
+            async move { attempt(a, &key, owner, SHORT).await }
+        },
+        async |_| {},
+    )
+    .await;
+    let free = async |key: &LockKey| is_free(&b, key).await;
+    for cut in 0..=cuts {
+        eventually("what was dropped ends", async || free(&key(cut)).await).await;
+    }
+}
+
+/// The entry ends after the guard, and never before: however long the grant was on its way, and to the very end.
+pub async fn an_entry_outlives_its_guard<F: Fixture>(fixture: F) {
+    let (client, locks) = watched_locks(&fixture).await;
+    let oracle = fixture.client().await;
+    for effect in [
+        Effect::Honest,
+        Effect::DelayBefore(SHORT),
+        Effect::DelayAfter(SHORT),
+    ] {
+        client.on(Op::Acquire).next(effect);
+        let guard = hold(&unrenewed(&locks, &key(&fixture, "k"))).await;
+        assert_outlives(&oracle, &guard).await;
+    }
+    let guard = hold(&brief(&locks, &key(&fixture, "k"))).await;
+    while guard.is_held() {
+        let is_free = is_free(&oracle, guard.key()).await;
+        // Looked at after the answer.
+        assert!(!is_free || !guard.is_held(), "{guard:?} has no entry");
+        sleep(MILLISECOND).await;
+    }
+}
+
+/// Who waited for a lock has it for the whole ttl from the winning attempt on, however long the wait was.
+pub async fn a_ttl_counts_from_the_attempt_that_was_granted<F: Fixture>(fixture: F) {
+    let (a, b, oracle) = (
+        locks(&fixture).await,
+        locks(&fixture).await,
+        fixture.client().await,
+    );
+    let key = key(&fixture, "k");
+    let held = hold(&unrenewed(&a, &key)).await;
+    let waiter = async {
+        let guard = hold(&unrenewed(&b, &key)).await;
+        assert_outlives(&oracle, &guard).await;
+        guard
+    };
+    let (guard, asked) = tokio::join!(waiter, async {
+        sleep(2 * SHORT).await;
+        let asked = Moment::now();
+        drop(held);
+        asked
+    });
+    assert_lasts(&oracle, &key, HOLD, asked).await;
+    assert_eq!(guard.release().await.ok(), Some(Released::Released));
+}
+
+/// A lock whose holder is no more comes free when its ttl is over: not before, and not much later.
+pub async fn a_lock_whose_holder_is_gone_comes_free_after_its_ttl<F: Fixture>(fixture: F) {
+    let (a, b, key) = (
+        locks(&fixture).await,
+        locks(&fixture).await,
+        key(&fixture, "k"),
+    );
+    let (took, asked) = {
+        let (lock, asked) = (brief(&a, &key), Moment::now());
+        // As if its process had ended.
+        std::mem::forget(hold(&lock).await);
+        let granted = Moment::now();
+        drop(hold(&unrenewed(&b, &key)).await);
+        (granted.elapsed(), asked)
+    };
+    assert!(
+        asked.elapsed() >= BRIEF,
+        "it came free before the ttl was over"
+    );
+    assert!(took < BRIEF + BOUND, "it came free after {took:?}");
+}
+
+/// What is left to expire is not renewed and not released: it ends with its ttl.
+pub async fn what_is_left_to_expire_ends_with_its_ttl<F: Fixture>(fixture: F) {
+    let (client, a) = watched_locks(&fixture).await;
+    let (b, key) = (locks(&fixture).await, key(&fixture, "k"));
+    let (lock, asked) = (
+        brief(&a, &key).with_renewal(RenewalPolicy::default()),
+        Moment::now(),
+    );
+    hold(&lock).await.leave_to_expire();
+    let renewals = client.calls_of(Op::Renew).len();
+    drop(hold(&unrenewed(&b, &key)).await);
+    assert!(asked.elapsed() >= BRIEF, "it ended before its ttl was over");
+    assert_eq!(client.calls_of(Op::Renew).len(), renewals);
+}
+
+/// The longest ttl is kept; one that is longer, or shorter than the shortest, is refused before anything is sent.
+pub async fn the_longest_ttl_is_kept_and_no_other_ttl_is_sent<F: Fixture>(fixture: F) {
+    let (client, locks) = watched_locks(&fixture).await;
+    let (oracle, key) = (fixture.client().await, key(&fixture, "k"));
+    let lock = unrenewed(&locks, &key);
+    let nanosecond = Duration::from_nanos(1);
+    for ttl in [
+        Duration::ZERO,
+        nanosecond,
+        MIN_TTL - nanosecond,
+        MAX_TTL + nanosecond,
+        Duration::MAX,
+    ] {
+        let lock = lock.clone().with_ttl(ttl);
+        for answer in [lock.try_acquire().await, lock.acquire().await] {
+            let error = answer.expect_err("a ttl out of bounds was granted");
+            assert!(matches!(error, LockError::Invalid { .. }), "{error}");
+            assert!(!error.is_retryable());
+        }
+    }
+    assert!(client.calls().is_empty(), "{:?}", client.calls());
+    let asked = Moment::now();
+    let guard = hold(&lock.with_ttl(MAX_TTL)).await;
+    assert_lasts(&oracle, &key, MAX_TTL, asked).await;
+    assert_outlives(&oracle, &guard).await;
+}
+
+/// The shortest ttls are granted late, or end, and leave nothing: with and without renewal.
+pub async fn the_shortest_ttls_end_and_leave_nothing<F: Fixture>(fixture: F) {
+    let (locks, oracle) = (locks(&fixture).await, fixture.client().await);
+    for ttl in [MIN_TTL, MIN_TTL + MILLISECOND, 2 * MIN_TTL] {
+        for renewal in [RenewalPolicy::never(), RenewalPolicy::default()] {
+            let key = key(&fixture, "k");
+            let lock = locks.lock(key.name()).with_ttl(ttl).with_renewal(renewal);
+            for _ in 0..5 {
+                match lock.try_acquire().await {
+                    Ok(guard) if renewal == RenewalPolicy::never() => {
+                        eventually("the guard ends", async || !guard.is_held()).await;
+                        assert_eq!(loss(&guard).await, LossReason::Unconfirmed);
+                        guard.leave_to_expire();
+                    }
+                    Ok(guard) => drop(guard),
+                    Err(error) => assert!(error.is_retryable(), "{error}"),
+                }
+                eventually("the entry ends", async || is_free(&oracle, &key).await).await;
+            }
+        }
+    }
+}
+
+/// A holder that did not run for longer than its ttl sees so before it does anything, and what it does late harms nobody.
+pub async fn a_holder_that_was_frozen_leaves_the_next_one_alone<F: Fixture>(fixture: F) {
+    let (oracle, key, next) = (fixture.client().await, key(&fixture, "k"), owner());
+    let take_when_free = async || {
+        eventually("the frozen holder's entry ends", async || {
+            matches!(
+                attempt(&oracle, &key, &next, HOLD).await,
+                Attempt::Granted(_)
+            )
+        })
+        .await;
+        Moment::now()
+    };
+    let asked;
+    if F::PAUSED {
+        let guard = hold(&frozen(&locks(&fixture).await, &key)).await;
+        // All at once: nothing runs on the way.
+        tokio::time::advance(2 * BRIEF).await;
+        asked = take_when_free().await;
+        wake_up(guard).await;
+    } else {
+        // A runtime of its own, which nobody drives while it is frozen.
+        let (client, prefix) = (fixture.client().await, fixture.prefix().to_owned());
+        let (froze, frozen_now) = oneshot::channel();
+        let (resume, resumed) = std::sync::mpsc::channel::<()>();
+        let holder = Handle::current().spawn_blocking({
+            let key = key.clone();
+            move || {
+                let runtime = Builder::new_current_thread().enable_all().build();
+                let runtime = runtime.expect("a runtime can be started");
+                let locks = Locks::new(client).with_prefix(prefix);
+                let guard = runtime.block_on(async { hold(&frozen(&locks, &key)).await });
+                let _ = froze.send(());
+                let _ = resumed.recv();
+                runtime.block_on(wake_up(guard));
+            }
+        });
+        frozen_now.await.expect("it was granted");
+        asked = take_when_free().await;
+        drop(resume);
+        holder.await.expect("it did not panic");
+    }
+    assert_lasts(&oracle, &key, HOLD, asked).await;
+    assert_eq!(release(&oracle, &key, &next).await, Ownership::Held);
+}
+
+/// As brief as a case can wait for, and renewed, while somebody runs it.
+fn frozen(locks: &Locks, key: &LockKey) -> DistributedLock {
+    brief(locks, key).with_renewal(RenewalPolicy::default())
+}
+
+/// What a holder does that has been frozen, while another took the lock.
+async fn wake_up(guard: LockGuard) {
+    assert!(!guard.is_held(), "it believes in a lock that it lost");
+    assert!(matches!(guard.check(), Err(LockError::Lost { .. })));
+    assert!(guard.renew_for(HOLD).await.is_err());
+    let found = guard.release().await;
+    assert!(!matches!(found, Ok(Released::Released)), "{found:?}");
 }

@@ -1,8 +1,13 @@
 //! Passing a lock on without letting go of it. Promise 3 of `try_acquire`.
 
-use lock_core::{AcquireRequest, Attempt, Holder, LockBackend, LockKey, Moment, Owner, Ownership};
+use lock_core::{
+    AcquireRequest, Attempt, Holder, LockBackend, LockError, LockKey, Moment, Owner, Ownership,
+    Released,
+};
 
-use super::{HOLD, assert_lasts, is_free, key, labelled, owner, refused, release, take};
+use super::{
+    HOLD, assert_lasts, hold, is_free, key, labelled, locks, owner, refused, release, renewed, take,
+};
 use crate::fixture::Fixture;
 
 /// The new owner replaces the old one, with a greater token, and the old one has nothing left to hand over.
@@ -65,6 +70,31 @@ pub async fn a_repeated_hand_over_answers_the_same_grant<F: Fixture>(fixture: F)
     let first = hand_over(&client, &key, &old, &new).await;
     assert!(matches!(first, Attempt::Granted(_)), "{first:?}");
     assert_eq!(hand_over(&client, &key, &old, &new).await, first);
+}
+
+/// A ticket takes a lock to another client, with a greater fencing token, without letting go of it; and works once.
+pub async fn a_ticket_works_once<F: Fixture>(fixture: F) {
+    let (a, b, oracle) = (
+        locks(&fixture).await,
+        locks(&fixture).await,
+        fixture.client().await,
+    );
+    let key = key(&fixture, "k");
+    let guard = hold(&renewed(&a, &key)).await;
+    let before = guard.fencing_token();
+    let ticket = guard.into_ticket().await.expect("it is held");
+    refused(&oracle, &key, &owner()).await;
+    let guard = b.resume(&ticket).await.expect("it is held");
+    assert!(guard.fencing_token() > before || before.is_none());
+    let error = a.resume(&ticket).await.expect_err("resumed twice");
+    assert!(matches!(error, LockError::Lost { .. }), "{error}");
+    assert_eq!(guard.release().await.ok(), Some(Released::Released));
+    let error = b
+        .resume(&ticket)
+        .await
+        .expect_err("a free lock was resumed");
+    assert!(matches!(error, LockError::Lost { .. }), "{error}");
+    assert!(is_free(&oracle, &key).await);
 }
 
 async fn hand_over(client: &impl LockBackend, key: &LockKey, from: &Owner, to: &Owner) -> Attempt {

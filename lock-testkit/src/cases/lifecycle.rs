@@ -1,15 +1,23 @@
-//! What is answered, repeated, dropped, and printed. Promises 6 to 8 of the contract, 2 of `try_acquire`.
+//! From the first call to the last: what is declared, repeated, dropped, asked, shut down. Promise 7 of the contract, 2 of
+//! `try_acquire`; SCENARIOS C24, R10, S06.
+
+use std::sync::Arc;
 
 use lock_core::{
-    AcquireRequest, Attempt, BackendErrorKind, LockBackend, Moment, Ownership, Renew, RenewRequest,
+    AcquireRequest, Attempt, LockBackend, LockError, Locks, LossReason, Moment, Ownership,
+    Released, Renew, RenewRequest,
 };
+use tokio::runtime::{Builder, Handle};
+use tokio::time::{sleep, timeout};
 
 use super::{
-    HOLD, MILLISECOND, RESOLUTION, SHORT, assert_lasts, attempt, eventually, hook, is_free, key,
-    labelled, obstruct, owner, refused, release, renew, take,
+    BOUND, HOLD, MILLISECOND, RESOLUTION, SHORT, assert_lasts, attempt, eventually, hold, hook,
+    is_free, key, labelled, locks, loss, owner, refused, release, remaining, renew, renewed, take,
+    unrenewed,
 };
 use crate::fixture::Fixture;
 use crate::gap::Gap;
+use crate::leak::LeakCheck;
 use crate::sweep::cancel_sweep;
 
 /// A copy of a request that was granted gets the same grant, and does not shorten what was prolonged since. A copy asks
@@ -33,12 +41,12 @@ pub async fn a_repeated_attempt_answers_the_same_grant_and_touches_nothing<F: Fi
         renew(&a, &key, &owner, HOLD, Renew::Exactly).await,
         Ownership::Held
     );
-    tokio::time::sleep(50 * MILLISECOND).await;
-    let before = super::remaining(&a, &key).await;
+    sleep(50 * MILLISECOND).await;
+    let before = remaining(&a, &key).await;
     let copy = b.try_acquire(request(2 * HOLD)).await;
     assert_eq!(copy.expect("an attempt is answered"), grant);
     assert!(
-        super::remaining(&a, &key).await <= before,
+        remaining(&a, &key).await <= before,
         "a copy of the request prolonged the entry"
     );
     assert_eq!(release(&a, &key, &owner).await, Ownership::Held);
@@ -117,36 +125,10 @@ pub async fn a_declared_gap_is_one<F: Fixture>(fixture: F) {
             // The cases that use it find out.
             (None, false) => continue,
         };
-        assert!(is_there || is_gap, "there is no {gap}: {}", gap.advice());
+        assert!(is_there || is_gap, "no {gap} here: {}", gap.advice());
         assert!(
             !(is_there && is_gap),
-            "there is a {gap}, which is declared to be lacking: take `Gap::{gap:?}` out of `Fixture::GAPS`"
-        );
-    }
-}
-
-/// No answer and no client shows an owner when printed: whoever knows it could release the lock.
-pub async fn no_owner_is_ever_printed<F: Fixture>(fixture: F) {
-    let (client, key, holder, other) = (
-        fixture.client().await,
-        key(&fixture, "k"),
-        labelled("me"),
-        owner(),
-    );
-    let granted = attempt(&client, &key, &holder, HOLD).await;
-    let busy = attempt(&client, &key, &other, HOLD).await;
-    let found = client.inspect(&key).await;
-    let mut printed = format!(
-        "{client:?} {granted:?} {busy:?} {found:?} {:?}",
-        client.wakeups()
-    );
-    if let Some(wakeups) = client.wakeups() {
-        printed += &format!("{:?}", wakeups.subscribe(&key, None).await);
-    }
-    for owner in [&holder, &other] {
-        assert!(
-            !printed.contains(&owner.expose()[..32]),
-            "an owner is printed: {printed}"
+            "`Gap::{gap:?}` is declared in `Fixture::GAPS` and is none: take it out"
         );
     }
 }
@@ -181,24 +163,117 @@ pub async fn a_dropped_call_leaves_the_store_usable<F: Fixture>(fixture: F) {
     }
 }
 
-/// Something else at the key is a conflict: not busy, not taken, not changed.
-pub async fn what_is_no_lock_is_a_conflict<F: Fixture>(fixture: F) {
-    let (client, key, me) = (fixture.client().await, key(&fixture, "k"), owner());
-    obstruct(&fixture, &key).await;
+/// A status tells who holds a lock, for how long yet, and nothing of a free one; and is no attempt.
+pub async fn a_status_tells_who_holds_the_lock<F: Fixture>(fixture: F) {
+    let (a, b, key) = (
+        locks(&fixture).await.with_label("a"),
+        locks(&fixture).await,
+        key(&fixture, "k"),
+    );
+    let status = async || {
+        let status = b.lock(key.name()).status().await;
+        status.expect("a status is answered")
+    };
+    assert_eq!(status().await, None);
+    let guard = hold(&unrenewed(&a, &key)).await;
     for _ in 0..2 {
-        let answer = client
-            .try_acquire(AcquireRequest::new(&key, &me, HOLD))
-            .await;
-        let error = answer.expect_err("something that is no lock is not granted and not busy");
-        assert_eq!(error.kind(), BackendErrorKind::Conflict, "{error}");
-        let answers = client
-            .renew(&[RenewRequest::new(&key, &me, HOLD, Renew::AtLeast)])
-            .await;
-        assert!(!matches!(answers[..], [Ok(Ownership::Held)]), "{answers:?}");
-        let answer = client.release(&key, &me).await;
-        assert!(
-            !matches!(answer, Ok(Ownership::Held)),
-            "something else was deleted"
-        );
+        let holder = status().await.expect("it is held");
+        let left = holder.remaining.expect("an entry of ours has an end");
+        assert_eq!(holder.label.as_deref(), Some("a"));
+        assert!(!left.is_zero() && left <= HOLD + RESOLUTION, "{left:?}");
     }
+    assert_eq!(guard.release().await.ok(), Some(Released::Released));
+    assert_eq!(status().await, None);
+}
+
+/// A shutdown tells holders that they lost their locks, releases them, sends waiters home, and refuses what comes later.
+pub async fn a_shutdown_releases_what_is_held_and_refuses_what_is_new<F: Fixture>(fixture: F) {
+    let (locks, oracle, next) = (locks(&fixture).await, fixture.client().await, owner());
+    let keys: Vec<_> = (0..4).map(|_| key(&fixture, "k")).collect();
+    let (free, held) = keys.split_first().expect("four keys");
+    let taken = key(&fixture, "taken");
+    take(&oracle, &taken, &next, HOLD).await;
+    let waiter = unrenewed(&locks, &taken);
+    let waiter = Handle::current().spawn(async move { waiter.acquire().await });
+    let mut guards = Vec::new();
+    for key in held {
+        guards.push(hold(&renewed(&locks, key)).await);
+    }
+    assert!(locks.shutdown().await, "a release was not answered");
+    assert!(locks.clone().shutdown().await, "the second time");
+    for (key, guard) in held.iter().zip(guards) {
+        assert!(is_free(&oracle, key).await, "{key} is still held");
+        assert_eq!(loss(&guard).await, LossReason::ShutDown);
+        assert!(!guard.is_held());
+        take(&oracle, key, &next, HOLD).await;
+        drop(guard);
+    }
+    let waited = timeout(BOUND, waiter).await.expect("it waits for ever");
+    for answer in [
+        waited.expect("it did not panic"),
+        locks.lock(free.name()).try_acquire().await,
+        locks.lock(free.name()).acquire().await,
+    ] {
+        let error = answer.expect_err("granted after the shutdown");
+        assert!(matches!(error, LockError::Closed { .. }), "{error}");
+        assert!(!error.is_retryable());
+    }
+    assert!(is_free(&oracle, free).await);
+    // Those of others are left alone, also by the guards that were dropped late.
+    sleep(100 * MILLISECOND).await;
+    for key in held.iter().chain([&taken]) {
+        assert_eq!(release(&oracle, key, &next).await, Ownership::Held);
+    }
+}
+
+/// Taking, renewing, losing, releasing and dropping a lock a hundred times leaves no task behind.
+pub async fn a_hundred_holds_leave_no_task_behind<F: Fixture>(fixture: F) {
+    let (locks, oracle) = (locks(&fixture).await, fixture.client().await);
+    let lives = async |times: usize| {
+        for life in 0..times {
+            let key = key(&fixture, "k");
+            let guard = hold(&renewed(&locks, &key)).await;
+            match life % 3 {
+                0 => drop(guard),
+                1 => {
+                    let other = unrenewed(&locks, &key).with_wait(MILLISECOND);
+                    other.acquire().await.expect_err("it is held");
+                    guard.leave_to_expire();
+                }
+                _ => {
+                    guard.release().await.expect("a release is answered");
+                    assert!(is_free(&oracle, &key).await);
+                }
+            }
+        }
+    };
+    // What a client starts with its first calls stays.
+    lives(3).await;
+    let leaks = LeakCheck::start();
+    lives(100).await;
+    leaks.assert_none(BOUND).await;
+}
+
+/// A runtime of one thread is enough, and a backend whose type nobody knows: a whole life, and a wait.
+pub async fn one_thread_is_enough<F: Fixture>(fixture: F) {
+    let life = async move {
+        let backend: Arc<dyn LockBackend> = Arc::new(fixture.client().await);
+        let locks = Locks::from_arc(backend).with_prefix(fixture.prefix());
+        let key = key(&fixture, "k");
+        let guard = hold(&renewed(&locks, &key)).await;
+        let busy = unrenewed(&locks, &key).with_wait(SHORT).acquire().await;
+        assert!(matches!(busy, Err(LockError::TimedOut { .. })), "{busy:?}");
+        assert!(guard.is_held());
+        let lock = unrenewed(&locks, &key);
+        let (next, released) = tokio::join!(lock.acquire(), guard.release());
+        assert_eq!(released.ok(), Some(Released::Released));
+        drop(next.expect("it was released"));
+        assert!(locks.shutdown().await);
+    };
+    let thread = Handle::current().spawn_blocking(|| {
+        let mut runtime = Builder::new_current_thread();
+        let runtime = runtime.enable_all().start_paused(F::PAUSED).build();
+        runtime.expect("a runtime can be started").block_on(life);
+    });
+    thread.await.expect("it did not panic");
 }

@@ -1,9 +1,9 @@
 //! Every key is a lock of its own, byte for byte. SCENARIOS N03 to N05, contract G19.
 
-use lock_core::{LockKey, MAX_KEY_BYTES, Ownership};
+use lock_core::{LockKey, MAX_KEY_BYTES, Ownership, Released};
 
 use super::waiting::{subscribe, woken};
-use super::{HOLD, is_free, key, labelled, owner, refused, release, take};
+use super::{HOLD, is_free, key, labelled, locks, owner, refused, release, take, unrenewed};
 use crate::fixture::Fixture;
 
 /// Endings that a careless store reads as something else than bytes.
@@ -95,6 +95,23 @@ pub async fn prefix_and_name_together_are_the_key<F: Fixture>(fixture: F) {
     refused(&client, &split, &owner()).await;
     assert_eq!(release(&client, &split, &holder).await, Ownership::Held);
     assert!(is_free(&client, &whole).await);
+}
+
+/// One name under two prefixes is two locks.
+pub async fn the_same_name_under_two_prefixes_is_two_locks<F: Fixture>(fixture: F) {
+    let (locks, base) = (locks(&fixture).await, key(&fixture, "k"));
+    let prefixes = ["a:", "b:", "ab:", ""].map(|tail| {
+        let prefix = format!("{}{tail}", fixture.prefix());
+        unrenewed(&locks.clone().with_prefix(prefix), &base)
+    });
+    let mut guards = Vec::new();
+    for lock in &prefixes {
+        let guard = lock.try_acquire().await;
+        guards.push(guard.unwrap_or_else(|error| panic!("{}: {error}", lock.key())));
+    }
+    for guard in guards {
+        assert_eq!(guard.release().await.ok(), Some(Released::Released));
+    }
 }
 
 /// A key of the greatest length is taken and released, and differs from one that differs in the last byte.

@@ -1,9 +1,13 @@
 //! Only the owner gives the key back. Promise 5 of the contract, and `release`.
 
-use lock_core::{Moment, Owner, Ownership};
+use std::thread;
+
+use lock_core::{Moment, Owner, Ownership, Released};
+use tokio::runtime::Handle;
 
 use super::{
-    HOLD, assert_lasts, is_free, key, labelled, owner, refused, release, take, take_and_let_end,
+    HOLD, assert_lasts, eventually, hold, is_free, key, labelled, locks, owner, refused, release,
+    take, take_and_let_end, unrenewed,
 };
 use crate::fixture::Fixture;
 
@@ -94,4 +98,30 @@ pub async fn a_late_release_leaves_the_next_holder_alone<F: Fixture>(fixture: F)
     assert_eq!(release(&client, &key, &late).await, Ownership::Taken);
     assert_lasts(&client, &key, HOLD, asked).await;
     assert_eq!(release(&client, &key, &next).await, Ownership::Held);
+}
+
+/// A guard belongs to whoever has it: another task than the one that took it releases it, and so does a thread without a
+/// runtime that drops it.
+pub async fn a_guard_may_go_to_other_tasks_and_threads<F: Fixture>(fixture: F) {
+    let (locks, oracle) = (locks(&fixture).await, fixture.client().await);
+    let lock = unrenewed(&locks, &key(&fixture, "k"));
+    let guard = hold(&lock).await;
+    let released = Handle::current().spawn(async move {
+        assert!(guard.is_held());
+        guard.release().await
+    });
+    let found = released.await.expect("it did not panic");
+    assert_eq!(found.ok(), Some(Released::Released));
+    assert!(is_free(&oracle, lock.key()).await);
+
+    let guard = hold(&lock).await;
+    let dropped = thread::spawn(move || {
+        assert!(guard.is_held());
+        drop(guard);
+    });
+    dropped.join().expect("it did not panic");
+    eventually("it is released", async || {
+        is_free(&oracle, lock.key()).await
+    })
+    .await;
 }

@@ -1,9 +1,30 @@
-//! Giving the lock back says truthfully what was found. Contract G4, G5; SCENARIOS C03, C04, C06.
+//! Giving the lock back: it is free then, what was found is told, and whoever comes late harms nobody. Contract G4, G5;
+//! SCENARIOS C03, C04.
 
-use lock_core::{LockBackend, Moment, Released};
+use lock_core::{BackendError, LockBackend, LockError, Moment, Ownership, Released};
+use tokio::time::{sleep, timeout};
 
-use super::{HOLD, assert_lasts, evict, is_free, key, locks, owner, release, take};
+use super::{
+    BOUND, BRIEF, HOLD, assert_lasts, assert_outlives, brief, evict, expire, hold, is_free, key,
+    locks, owner, release, take, unrenewed, watched_locks,
+};
+use crate::faulty::{Effect, Op};
 use crate::fixture::Fixture;
+use crate::gap::Gap;
+
+/// A lock that was released is free for everybody, at once, and its guard says that it was held until then.
+pub async fn a_release_frees_the_lock_and_says_so<F: Fixture>(fixture: F) {
+    let (a, b, key) = (
+        locks(&fixture).await,
+        locks(&fixture).await,
+        key(&fixture, "k"),
+    );
+    for locks in [&a, &b, &a] {
+        let guard = locks.lock(key.name()).try_acquire().await;
+        let guard = guard.expect("a lock that was released is free");
+        assert_eq!(guard.release().await.ok(), Some(Released::Released));
+    }
+}
 
 /// A guard whose entry was deleted says that it had expired, and one whose lock somebody else took since, that; who took it
 /// keeps it.
@@ -11,24 +32,69 @@ pub async fn a_guard_that_lost_its_entry_says_so<F: Fixture>(fixture: F) {
     let (locks, oracle) = (locks(&fixture).await, fixture.client().await);
     for is_taken in [false, true] {
         let (key, next) = (key(&fixture, "k"), owner());
-        let lock = locks.lock(key.name()).with_ttl(HOLD);
-        let guard = lock.try_acquire().await.expect("it is free");
+        let guard = hold(&unrenewed(&locks, &key)).await;
         evict(&fixture, &key).await;
         let asked = Moment::now();
         let expected = if is_taken {
             take(&oracle, &key, &next, HOLD).await;
             Released::TakenOver
         } else if oracle.capabilities().resends {
+            // It may be the answer to a copy.
             Released::Released
         } else {
             Released::Expired
         };
-        let found = guard.release().await.expect("a release is answered");
-        assert_eq!(found, expected);
+        assert_eq!(guard.release().await.ok(), Some(expected));
         if is_taken {
             assert_lasts(&oracle, &key, HOLD, asked).await;
             release(&oracle, &key, &next).await;
         }
         assert!(is_free(&oracle, &key).await);
     }
+}
+
+/// A guard that is released after its ttl is over leaves the next holder alone, also one that came through the same lock.
+pub async fn a_stale_guard_leaves_the_next_holder_alone<F: Fixture>(fixture: F) {
+    let (locks, oracle) = (locks(&fixture).await, fixture.client().await);
+    for is_dropped in [false, true] {
+        let key = key(&fixture, "k");
+        let lock = brief(&locks, &key);
+        let late = hold(&lock).await;
+        if F::GAPS.contains(&Gap::Expire) {
+            sleep(BRIEF).await;
+        } else {
+            expire(&fixture, &key).await;
+        }
+        let next = hold(&lock.with_ttl(HOLD)).await;
+        if is_dropped {
+            drop(late);
+            // The release of a dropped guard is sent in the background.
+            sleep(BRIEF).await;
+        } else {
+            assert_eq!(late.release().await.ok(), Some(Released::TakenOver));
+        }
+        assert!(next.is_held());
+        assert_outlives(&oracle, &next).await;
+        assert_eq!(next.release().await.ok(), Some(Released::Released));
+    }
+}
+
+/// A release whose answer was lost says that it does not know, and is sent again; the copy leaves who took the lock in
+/// between alone.
+pub async fn a_release_that_is_sent_again_leaves_the_next_holder_alone<F: Fixture>(fixture: F) {
+    let (client, locks) = watched_locks(&fixture).await;
+    let (oracle, key, next) = (fixture.client().await, key(&fixture, "k"), owner());
+    let guard = hold(&unrenewed(&locks, &key)).await;
+    let lost = BackendError::unknown("the answer was lost");
+    let releases = client.on(Op::Release);
+    releases.next(Effect::LoseReply(lost)).next(Effect::Ask);
+    let error = guard.release().await.expect_err("nobody knows");
+    assert!(matches!(error, LockError::Unknown { .. }), "{error}");
+    let asked = Moment::now();
+    take(&oracle, &key, &next, HOLD).await;
+    let copy = timeout(BOUND, client.next_call()).await;
+    copy.expect("it is sent again").apply().await;
+    assert_lasts(&oracle, &key, HOLD, asked).await;
+    assert_eq!(release(&oracle, &key, &next).await, Ownership::Held);
+    assert!(is_free(&oracle, &key).await);
 }

@@ -1,12 +1,20 @@
-//! Prolonging what is held, and nothing else. The promises of `renew`.
+//! Prolonging what is held, and nothing else. The promises of `renew`; SCENARIOS C05 to C07, R01, R06, R17.
 
-use lock_core::{LockBackend, LockKey, Moment, Owner, Ownership, Renew, RenewRequest};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use lock_core::{
+    BackendError, LockBackend, LockError, LockKey, LossReason, Moment, Owner, Ownership, Released,
+    Renew, RenewRequest,
+};
+use tokio::task::yield_now;
 use tokio::time::sleep;
 
 use super::{
-    HOLD, MILLISECOND, assert_lasts, evict, is_free, key, obstruct, owner, refused, release, renew,
-    take, take_and_let_end,
+    HOLD, LEASE, MILLISECOND, RESOLUTION, SECOND, assert_lasts, assert_outlives, eventually, evict,
+    hold, is_free, key, locks, loss, obstruct, owner, refused, release, remaining, renew, renewed,
+    take, take_and_let_end, unrenewed, watched_locks,
 };
+use crate::faulty::{Effect, Op};
 use crate::fixture::Fixture;
 
 const BOTH: [Renew; 2] = [Renew::AtLeast, Renew::Exactly];
@@ -192,6 +200,163 @@ pub async fn one_key_that_fails_does_not_keep_the_others_from_being_renewed<F: F
         "{answers:?}"
     );
     refused(&client, &last, &owner()).await;
+}
+
+/// A guard that is renewed keeps its lock for longer than its ttl, and nobody gets it meanwhile.
+pub async fn a_held_lock_is_renewed_for_as_long_as_it_is_held<F: Fixture>(fixture: F) {
+    let (locks, oracle, key) = (
+        locks(&fixture).await,
+        fixture.client().await,
+        key(&fixture, "k"),
+    );
+    let guard = hold(&renewed(&locks, &key)).await;
+    let asked = Moment::now();
+    // Real time is dear: there, that the entry's end moves on has to do.
+    let long = if F::PAUSED { 10 * LEASE } else { SECOND };
+    while asked.elapsed() < long {
+        refused(&oracle, &key, &owner()).await;
+        assert!(guard.is_held(), "{:?}", guard.check());
+        assert_outlives(&oracle, &guard).await;
+        sleep(20 * MILLISECOND).await;
+    }
+    eventually("it is renewed", async || {
+        remaining(&oracle, &key).await > LEASE - SECOND / 2
+            && guard.remaining() > LEASE - SECOND / 2 - LEASE / 50
+    })
+    .await;
+    assert_eq!(guard.release().await.ok(), Some(Released::Released));
+    assert!(is_free(&oracle, &key).await);
+}
+
+/// Renewals that were applied and not answered are repeated, cost nothing, and make the entry last no longer than asked.
+pub async fn a_renewal_whose_answer_is_lost_is_repeated<F: Fixture>(fixture: F) {
+    let (client, locks) = watched_locks(&fixture).await;
+    let (oracle, key) = (fixture.client().await, key(&fixture, "k"));
+    let guard = hold(&renewed(&locks, &key)).await;
+    for _ in 0..3 {
+        let lost = BackendError::unknown("the answer was lost");
+        client.on(Op::Renew).next(Effect::LoseReply(lost));
+    }
+    let done = client.calls_of(Op::Renew).len() + 8;
+    eventually("it is renewed", async || {
+        assert_outlives(&oracle, &guard).await;
+        let left = remaining(&oracle, &key).await;
+        assert!(left <= LEASE + RESOLUTION, "the entry lasts {left:?}");
+        client.calls_of(Op::Renew).len() >= done
+    })
+    .await;
+    assert!(guard.is_held(), "{:?}", guard.check());
+    assert_eq!(guard.release().await.ok(), Some(Released::Released));
+}
+
+/// A guard can be shortened and prolonged, and at no time in between does anybody else get its lock.
+pub async fn a_guard_is_shortened_and_prolonged_and_never_free<F: Fixture>(fixture: F) {
+    let (locks, oracle, key) = (
+        locks(&fixture).await,
+        fixture.client().await,
+        key(&fixture, "k"),
+    );
+    let guard = hold(&unrenewed(&locks, &key)).await;
+    let is_over = AtomicBool::new(false);
+    let try_to_get_it = async {
+        while !is_over.load(Ordering::Relaxed) {
+            refused(&oracle, &key, &owner()).await;
+            yield_now().await;
+        }
+    };
+    let change = async {
+        for (add, ttl) in [
+            (false, HOLD / 3),
+            (true, HOLD / 2),
+            (false, HOLD),
+            (true, HOLD),
+        ] {
+            let (before, asked) = (guard.remaining(), Moment::now());
+            let (changed, most) = if add {
+                (guard.extend(ttl).await, before + ttl + HOLD / 50)
+            } else {
+                (guard.renew_for(ttl).await, ttl)
+            };
+            changed.expect("a lock that is held is prolonged");
+            let least = if add { before + ttl } else { ttl };
+            let left = remaining(&oracle, &key).await;
+            assert!(left <= most + RESOLUTION, "{left:?} of {most:?}");
+            assert!(
+                left + asked.elapsed() + RESOLUTION >= least,
+                "{left:?} of {least:?}"
+            );
+            assert_outlives(&oracle, &guard).await;
+            assert!(
+                guard.remaining() + asked.elapsed() + HOLD / 10 >= least,
+                "{guard:?}"
+            );
+        }
+        is_over.store(true, Ordering::Relaxed);
+    };
+    tokio::join!(try_to_get_it, change);
+    assert_eq!(guard.release().await.ok(), Some(Released::Released));
+}
+
+/// A guard that is extended while it is renewed has what both gave it.
+pub async fn extending_beside_renewals_keeps_the_longer_time<F: Fixture>(fixture: F) {
+    let (client, locks) = watched_locks(&fixture).await;
+    let (oracle, key) = (fixture.client().await, key(&fixture, "k"));
+    let guard = hold(&renewed(&locks, &key)).await;
+    let (before, asked) = (guard.remaining(), Moment::now());
+    let add = LEASE / 2;
+    for _ in 0..5 {
+        // On its way when the extension is asked for, and when the next one is.
+        client
+            .on(Op::Renew)
+            .next(Effect::DelayBoth(30 * MILLISECOND));
+        guard.extend(add).await.expect("it is held");
+        sleep(30 * MILLISECOND).await;
+        assert_outlives(&oracle, &guard).await;
+    }
+    let renewals = client.calls_of(Op::Renew).len() + 3;
+    eventually("it is renewed", async || {
+        client.calls_of(Op::Renew).len() >= renewals
+    })
+    .await;
+    assert_outlives(&oracle, &guard).await;
+    let left = guard.remaining() + asked.elapsed() + LEASE / 10;
+    assert!(left >= before + 5 * add, "{guard:?}");
+    assert_eq!(guard.release().await.ok(), Some(Released::Released));
+}
+
+/// A guard that lost its lock cannot prolong it: it says how it was lost, brings nothing back and takes nothing away.
+pub async fn extending_what_was_lost_says_so<F: Fixture>(fixture: F) {
+    let (locks, oracle) = (locks(&fixture).await, fixture.client().await);
+    for is_taken in [false, true] {
+        for by_extend in [false, true] {
+            let (key, next) = (key(&fixture, "k"), owner());
+            let guard = hold(&unrenewed(&locks, &key)).await;
+            evict(&fixture, &key).await;
+            let asked = Moment::now();
+            let expected = if is_taken {
+                take(&oracle, &key, &next, HOLD).await;
+                LossReason::Taken
+            } else {
+                LossReason::Absent
+            };
+            let answer = if by_extend {
+                guard.extend(HOLD).await
+            } else {
+                guard.renew_for(HOLD / 2).await
+            };
+            let error = answer.expect_err("what was lost was prolonged");
+            assert!(
+                matches!(&error, LockError::Lost { reason, .. } if *reason == expected),
+                "{error}"
+            );
+            assert!(!guard.is_held() && loss(&guard).await == expected);
+            if is_taken {
+                assert_lasts(&oracle, &key, HOLD, asked).await;
+                assert_eq!(release(&oracle, &key, &next).await, Ownership::Held);
+            }
+            assert!(is_free(&oracle, &key).await, "{key} was brought back");
+        }
+    }
 }
 
 /// No renewal brings back what is gone.

@@ -4,11 +4,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use lock_core::{
-    AcquireRequest, Attempt, Busy, Grant, LockBackend, LockKey, Locks, Moment, Owner, Ownership,
-    Renew, RenewRequest,
+    AcquireRequest, Attempt, Busy, DistributedLock, Grant, LockBackend, LockGuard, LockKey, Locks,
+    LossReason, Moment, Owner, Ownership, Renew, RenewRequest, RenewalPolicy,
 };
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
+use crate::faulty::Faulty;
 use crate::fixture::Fixture;
 use crate::gap::Gap;
 
@@ -21,8 +22,16 @@ pub(crate) const SHORT: Duration = Duration::from_millis(300);
 /// How long to wait for what is certain to come.
 pub(crate) const BOUND: Duration = Duration::from_secs(10);
 
+/// The ttl of a guard that is renewed.
+pub(crate) const LEASE: Duration = Duration::from_secs(10);
+
+/// The ttl of a guard whose end a case waits for.
+pub(crate) const BRIEF: Duration = Duration::from_millis(500);
+
 /// What a store may lose or add by counting in whole milliseconds.
 pub(crate) const RESOLUTION: Duration = Duration::from_millis(1);
+
+pub(crate) const SECOND: Duration = Duration::from_secs(1);
 
 pub(crate) const MILLISECOND: Duration = Duration::from_millis(1);
 
@@ -37,10 +46,59 @@ pub(crate) fn key<F: Fixture>(fixture: &F, name: &str) -> LockKey {
     LockKey::with_prefix(fixture.prefix(), name).expect("a valid key")
 }
 
-/// What an application holds: locks at a client of their own, of which `lock(key.name())` is the lock of a
-/// [`key`].
+/// What an application uses: locks at a client of their own, of which `lock(key.name())` is the lock of a [`key`].
 pub(crate) async fn locks<F: Fixture>(fixture: &F) -> Locks {
     Locks::new(fixture.client().await).with_prefix(fixture.prefix())
+}
+
+/// The same at a client whose calls are recorded, and meet what the case says on their way.
+pub(crate) async fn watched_locks<F: Fixture>(fixture: &F) -> (Faulty<F::Backend>, Locks) {
+    let client = Faulty::around(fixture.client().await);
+    let locks = Locks::new(client.clone()).with_prefix(fixture.prefix());
+    (client, locks)
+}
+
+/// The lock of `key`, taken for [`LEASE`] and renewed every 100 ms: a hundredth of what a loaded machine may miss.
+pub(crate) fn renewed(locks: &Locks, key: &LockKey) -> DistributedLock {
+    let renewal = RenewalPolicy::per_ttl(100);
+    locks.lock(key.name()).with_ttl(LEASE).with_renewal(renewal)
+}
+
+/// The lock of `key`, taken for [`HOLD`] and not renewed.
+pub(crate) fn unrenewed(locks: &Locks, key: &LockKey) -> DistributedLock {
+    let renewal = RenewalPolicy::never();
+    locks.lock(key.name()).with_ttl(HOLD).with_renewal(renewal)
+}
+
+/// The lock of `key`, taken for [`BRIEF`] and not renewed. Its guards may be granted late: a loaded machine takes its time.
+pub(crate) fn brief(locks: &Locks, key: &LockKey) -> DistributedLock {
+    unrenewed(locks, key)
+        .with_ttl(BRIEF)
+        .with_op_timeout(BRIEF * 4 / 5)
+        .with_min_validity(MILLISECOND)
+}
+
+/// A lock that must be granted, at once or after a failure that a loaded machine may bring about.
+pub(crate) async fn hold(lock: &DistributedLock) -> LockGuard {
+    let guard = lock.acquire().await;
+    guard.unwrap_or_else(|error| panic!("{} should be granted: {error}", lock.key()))
+}
+
+/// The entry of `guard`'s lock must not end before the guard does.
+pub(crate) async fn assert_outlives(backend: &impl LockBackend, guard: &LockGuard) {
+    let (asked, believed) = (Moment::now(), guard.remaining());
+    let left = remaining(backend, guard.key()).await;
+    assert!(
+        left + asked.elapsed() + RESOLUTION >= believed,
+        "the entry of {} lasts {left:?}, and its guard believes in {believed:?}",
+        guard.key()
+    );
+}
+
+/// How `guard` was lost, which it must hear of.
+pub(crate) async fn loss(guard: &LockGuard) -> LossReason {
+    let loss = timeout(BOUND, guard.lost()).await;
+    loss.unwrap_or_else(|_| panic!("{guard:?} is not lost within {BOUND:?}"))
 }
 
 pub(crate) fn owner() -> Owner {
@@ -170,6 +228,16 @@ pub(crate) async fn evict<F: Fixture>(fixture: &F, key: &LockKey) {
     assert!(fixture.evict(key).await, "{}", Gap::Evict.advice());
 }
 
+/// Ends the entry of `key` early, which the fixture must be able to.
+pub(crate) async fn expire<F: Fixture>(fixture: &F, key: &LockKey) {
+    assert!(fixture.expire(key).await, "{}", Gap::Expire.advice());
+}
+
+/// Stops the store, which the fixture must be able to.
+pub(crate) async fn stop<F: Fixture>(fixture: &F) {
+    assert!(fixture.stop().await, "{}", Gap::Stop.advice());
+}
+
 /// Puts something that is no lock at `key`, which the fixture must be able to.
 pub(crate) async fn obstruct<F: Fixture>(fixture: &F, key: &LockKey) {
     assert!(fixture.obstruct(key).await, "{}", Gap::Obstruct.advice());
@@ -186,7 +254,7 @@ pub(crate) async fn take_and_let_end<F: Fixture>(
     if F::GAPS.contains(&Gap::Expire) {
         sleep(SHORT).await;
     } else {
-        assert!(fixture.expire(key).await, "{}", Gap::Expire.advice());
+        expire(fixture, key).await;
     }
     eventually("the entry ends", async || is_free(backend, key).await).await;
     grant

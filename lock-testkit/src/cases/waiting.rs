@@ -1,9 +1,17 @@
-//! Who waits is woken. The promises of `Wakeups` and `Wakeup`.
+//! Who waits is woken, gets the lock, and hears when the wait is over. The promises of `Wakeups` and `Wakeup`; SCENARIOS C02,
+//! C14, C15.
 
-use lock_core::{LockBackend, LockKey, Ownership, Wakeup};
+use std::time::Duration;
+
+use lock_core::{LockBackend, LockError, LockKey, Moment, Ownership, Released, Wakeup};
+use tokio::runtime::Handle;
 use tokio::time::{sleep, timeout};
 
-use super::{BOUND, HOLD, MILLISECOND, key, owner, release, take};
+use super::{
+    BOUND, HOLD, MILLISECOND, SHORT, hold, key, labelled, locks, owner, release, take, unrenewed,
+    watched_locks,
+};
+use crate::faulty::Op;
 use crate::fixture::Fixture;
 use crate::sweep::drive;
 
@@ -71,6 +79,62 @@ pub async fn dropping_one_subscription_leaves_the_others<F: Fixture>(fixture: F)
     let mut third = subscribe(&b, &key).await;
     take_and_release(&a, &key).await;
     woken(&mut third).await;
+}
+
+/// Who waits for a lock gets it when it is released.
+pub async fn a_waiter_gets_what_is_released<F: Fixture>(fixture: F) {
+    let (a, b, key) = (
+        locks(&fixture).await,
+        locks(&fixture).await,
+        key(&fixture, "k"),
+    );
+    let guard = hold(&unrenewed(&a, &key)).await;
+    let waiter = Handle::current().spawn(async move { unrenewed(&b, &key).acquire().await });
+    sleep(100 * MILLISECOND).await;
+    assert!(!waiter.is_finished(), "it did not wait for the holder");
+    let asked = Moment::now();
+    assert_eq!(guard.release().await.ok(), Some(Released::Released));
+    let next = waiter.await.expect("it did not panic");
+    let took = asked.elapsed();
+    assert!(
+        next.is_ok_and(|next| next.is_held()) && took < BOUND,
+        "{took:?}"
+    );
+}
+
+/// A wait of zero is one attempt, and nobody subscribes for it.
+pub async fn a_wait_of_zero_is_one_attempt<F: Fixture>(fixture: F) {
+    let (client, locks) = watched_locks(&fixture).await;
+    let (oracle, key) = (fixture.client().await, key(&fixture, "k"));
+    take(&oracle, &key, &owner(), HOLD).await;
+    let lock = unrenewed(&locks, &key).with_wait(Duration::ZERO);
+    let error = lock.acquire().await.expect_err("a held lock was granted");
+    assert!(matches!(error, LockError::TimedOut { .. }), "{error}");
+    let calls = client.calls();
+    assert_eq!(calls.len(), 1, "{calls:?}");
+    assert_eq!(calls[0].op, Op::Acquire);
+}
+
+/// A wait that is over while the lock is held has lasted as long as it should, and says who holds the lock.
+pub async fn a_wait_that_is_over_says_so<F: Fixture>(fixture: F) {
+    let (locks, oracle, key) = (
+        locks(&fixture).await,
+        fixture.client().await,
+        key(&fixture, "k"),
+    );
+    take(&oracle, &key, &labelled("me"), HOLD).await;
+    let (lock, asked) = (unrenewed(&locks, &key).with_wait(SHORT), Moment::now());
+    let error = lock.acquire().await.expect_err("a held lock was granted");
+    let took = asked.elapsed();
+    assert!(took >= SHORT && took < SHORT + BOUND, "waited {took:?}");
+    let LockError::TimedOut { waited, holder, .. } = &error else {
+        panic!("a lock that is held until the end of the wait is no failure: {error}");
+    };
+    assert!(
+        *waited >= SHORT && *waited <= took,
+        "{waited:?} of {took:?}"
+    );
+    assert_eq!(holder.label.as_deref(), Some("me"));
 }
 
 pub(crate) async fn subscribe(client: &impl LockBackend, key: &LockKey) -> Box<dyn Wakeup> {

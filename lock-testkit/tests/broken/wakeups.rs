@@ -1,0 +1,76 @@
+//! The wake-ups of a backend that does one thing wrong.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use lock_core::{BackendError, LockBackend, LockKey, Place, Wakeup, Wakeups};
+use tokio::task::yield_now;
+use tokio::time::timeout;
+
+use super::Flaw;
+use super::backend::Broken;
+
+#[async_trait]
+impl Wakeups for Broken {
+    async fn subscribe(
+        &self,
+        key: &LockKey,
+        place: Option<&Place>,
+    ) -> Result<Box<dyn Wakeup>, BackendError> {
+        let mut key = self.spell(key)?;
+        if self.flaw == Flaw::ListensForTrimmedNames {
+            key = LockKey::new(key.as_str().trim()).unwrap();
+        }
+        let wakeups = self.honest.wakeups().unwrap();
+        let honest = wakeups.subscribe(&key, place).await?;
+        let dropped = self.store.dropped.load(Ordering::SeqCst);
+        Ok(Box::new(BrokenWakeup {
+            of: self.clone(),
+            honest,
+            dropped,
+        }))
+    }
+
+    async fn leave(&self, _key: &LockKey, _place: &Place) -> Result<(), BackendError> {
+        Ok(())
+    }
+}
+
+#[derive(Debug)]
+struct BrokenWakeup {
+    of: Broken,
+    honest: Box<dyn Wakeup>,
+    dropped: usize,
+}
+
+#[async_trait]
+impl Wakeup for BrokenWakeup {
+    async fn notified(&mut self) {
+        match self.of.flaw {
+            Flaw::IsDeafBeforeTheWait => {
+                while timeout(Duration::ZERO, self.honest.notified())
+                    .await
+                    .is_ok()
+                {}
+                self.honest.notified().await;
+            }
+            Flaw::LosesTheWakeUpOfADroppedWait => {
+                self.honest.notified().await;
+                yield_now().await;
+            }
+            Flaw::UnsubscribesAll
+                if self.of.store.dropped.load(Ordering::SeqCst) > self.dropped =>
+            {
+                std::future::pending().await
+            }
+            _ => self.honest.notified().await,
+        }
+    }
+}
+
+impl Drop for BrokenWakeup {
+    fn drop(&mut self) {
+        self.of.store.dropped.fetch_add(1, Ordering::SeqCst);
+    }
+}
