@@ -261,22 +261,31 @@ impl LockGuard {
     ///
     /// Dropped unfinished, it drops the guard.
     pub async fn into_ticket(self) -> Result<Ticket, (Self, LockError)> {
-        if !self.lease.store().capabilities.hand_over {
-            let what = "handing a lock over".to_owned();
-            let error = LockError::Unsupported {
-                key: self.key().clone(),
-                what,
-            };
-            return Err((self, error));
-        }
-        match self.lease.hand_over().await {
-            Ok(remaining) => Ok(Ticket::new(
-                self.key().clone(),
-                self.lease.owner().clone(),
-                remaining,
-            )),
+        match Self::hand_over(&self.lease).await {
+            Ok(ticket) => Ok(ticket),
             Err(error) => Err((self, error)),
         }
+    }
+
+    pub(crate) async fn hand_over(lease: &Arc<Lease>) -> Result<Ticket, LockError> {
+        if !lease.store().capabilities.hand_over {
+            return Err(LockError::Unsupported {
+                key: lease.key().clone(),
+                what: "handing a lock over".to_owned(),
+            });
+        }
+        let remaining = lease.hand_over().await?;
+        Ok(Ticket::new(
+            lease.key().clone(),
+            lease.owner().clone(),
+            remaining,
+        ))
+    }
+
+    /// For who does what this guard does in another way.
+    #[cfg(feature = "blocking")]
+    pub(crate) fn lease(&self) -> Arc<Lease> {
+        Arc::clone(&self.lease)
     }
 }
 

@@ -54,11 +54,12 @@
 //! | How does a lock go to another process? | `ticket.rs` ([`Ticket`]) |
 //! | How does an operator take it from its holder? | `force.rs` ([`ForceRelease`]) |
 //! | How is it watched? | `observe.rs` (tracing, metrics), `compose/observed.rs` ([`Observed`]) |
+//! | How do threads lock, without a runtime? | `blocking/` |
 //! | How do I test code that uses locks? | `mock.rs`; `lock-memory` where timing matters |
 //!
 //! # Features
 //!
-//! `mock`: doubles of both traits. `tracing`: spans and events. `metrics`: counters and histograms. None is on by default,
+//! `blocking`: locks for threads. `mock`: doubles of both traits. `tracing`: spans and events. `metrics`: counters and histograms. None is on by default,
 //! and each only adds.
 #![cfg_attr(test, allow(clippy::arithmetic_side_effects))]
 
@@ -67,6 +68,8 @@
 pub mod __locked;
 mod acquire;
 mod backend;
+#[cfg(feature = "blocking")]
+pub mod blocking;
 mod clock;
 mod compensation;
 mod compose;

@@ -69,6 +69,11 @@ impl DistributedLock {
 
     option_setters!();
 
+    pub(crate) fn map_options(mut self, change: impl FnOnce(LockOptions) -> LockOptions) -> Self {
+        self.options = change(self.options);
+        self
+    }
+
     /// What is locked.
     #[must_use]
     pub fn key(&self) -> &LockKey {

@@ -17,9 +17,9 @@ use crate::ticket::Ticket;
 use crate::timer;
 
 /// How long [`Locks::shutdown`] takes at the most.
-const SHUTDOWN_LIMIT: Duration = Duration::from_secs(5);
+pub(crate) const SHUTDOWN_LIMIT: Duration = Duration::from_secs(5);
 
-/// The setters of [`LockOptions`] on what has `options`.
+/// The setters of [`LockOptions`] on what has `map_options`.
 macro_rules! option_setters {
     () => {
         /// How long a grant lasts: 10 ms to 24 h. Default 30 s.
@@ -77,11 +77,6 @@ macro_rules! option_setters {
         pub fn with_options(self, options: LockOptions) -> Self {
             self.map_options(|_| options)
         }
-
-        fn map_options(mut self, change: impl FnOnce(LockOptions) -> LockOptions) -> Self {
-            self.options = change(self.options);
-            self
-        }
     };
 }
 pub(crate) use option_setters;
@@ -132,6 +127,11 @@ impl Locks {
     }
 
     option_setters!();
+
+    fn map_options(mut self, change: impl FnOnce(LockOptions) -> LockOptions) -> Self {
+        self.options = change(self.options);
+        self
+    }
 
     /// The lock called `name`: text, or a tuple of parts such as `("order", 7)` ([`LockName`]). Nothing is sent, and
     /// nothing is checked until the lock is used.
@@ -213,7 +213,7 @@ impl Locks {
                 lease.release_in_background(LossReason::ShutDown);
             }
             let left = SHUTDOWN_LIMIT.saturating_sub(start.elapsed());
-            if timer::timeout(left, self.store.idle()).await.is_none() {
+            if !self.idle_within(left).await {
                 return false;
             }
             // What was on its way into the list at the first look is in it by now, or released itself.
@@ -221,5 +221,9 @@ impl Locks {
                 return true;
             }
         }
+    }
+    /// Waits for what is under way at the store; whether all of it was answered by then.
+    pub(crate) async fn idle_within(&self, limit: Duration) -> bool {
+        timer::timeout(limit, self.store.idle()).await.is_some()
     }
 }
