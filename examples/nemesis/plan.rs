@@ -68,8 +68,18 @@ impl Plan {
         };
         let ttl = Duration::from_millis(rng.choice([400, 700, 1000]).unwrap_or_default());
         let hot = key == HOT;
+        let renewal = match rng.u32(..10) {
+            0..2 => RenewalPolicy::never(),
+            2 => RenewalPolicy::default().hold_at_most(milliseconds(rng, 50, 1500)),
+            3 => RenewalPolicy::per_ttl(10),
+            _ => RenewalPolicy::default(),
+        };
         let (steps, pace) = match rng.u32(..100) {
             _ if hot => (rng.u32(0..3), milliseconds(rng, 1, 1)),
+            // Up to the deadline, often: that is where two are nearest to each other.
+            0..50 if renewal == RenewalPolicy::never() => {
+                (rng.u32(60..80), milliseconds(rng, 20, 20))
+            }
             0..85 => (rng.u32(0..6), milliseconds(rng, 1, 4)),
             85..97 => (rng.u32(10..40), milliseconds(rng, 12, 12)),
             // Longer than any ttl.
@@ -87,12 +97,7 @@ impl Plan {
         Self {
             key,
             ttl,
-            renewal: match rng.u32(..10) {
-                0 => RenewalPolicy::never(),
-                1 => RenewalPolicy::default().hold_at_most(milliseconds(rng, 50, 1500)),
-                2 => RenewalPolicy::per_ttl(10),
-                _ => RenewalPolicy::default(),
-            },
+            renewal,
             way: match rng.u32(..10) {
                 0..3 => Way::Try,
                 3 => Way::Drop(milliseconds(rng, 1, 60)),

@@ -211,7 +211,7 @@ impl Schedule {
             network: track(
                 settings,
                 &mut rng,
-                &[0, 0, 1, 2, 3, 3, 3, 3, 4],
+                &[0, 0, 1, 1, 2, 3, 3, 3, 3, 4],
                 network_fault,
             ),
             server: track(
@@ -273,8 +273,8 @@ fn network_fault(kind: u8, _: &Settings, rng: &mut Rng) -> Fault {
     match kind {
         0 => Fault::Cut,
         1 => Fault::Latency {
-            each_way: between(rng, 1, 120),
-            time: between(rng, 200, 900),
+            each_way: between(rng, 1, 80),
+            time: between(rng, 300, 1500),
         },
         2 => Fault::BlackHole(between(rng, 100, 1200)),
         3 => {
