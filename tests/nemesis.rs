@@ -1,6 +1,11 @@
 //! The example `nemesis`, for some seconds: whatever goes wrong, no two hold a lock at once; and who does wrong is found out.
 #![cfg(target_os = "linux")]
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::arithmetic_side_effects,
+    reason = "a test"
+)]
 
 #[path = "../examples/nemesis/plan.rs"]
 mod plan;
@@ -14,6 +19,7 @@ mod worker;
 use std::process::Command;
 
 use lock_testkit::nemesis::Breach;
+use plan::Plan;
 use run::{Options, Outcome};
 use worker::{Broken, Worker};
 
@@ -58,6 +64,20 @@ fn assert_sound(outcome: &Outcome) {
     // Enough happened for that to mean something.
     assert!(outcome.holds.len() > 20, "{outcome}");
     assert!(outcome.done.len() > 10, "{outcome}");
+}
+
+#[test]
+fn a_seed_replays_what_goes_wrong_and_what_each_task_does() {
+    for seed in 0..100 {
+        let options = Options { seed, ..STORM };
+        assert_eq!(options.schedule().unwrap(), options.schedule().unwrap());
+        let plans = |seed| {
+            let mut rng = fastrand::Rng::with_seed(seed);
+            (0..100).map(move |_| format!("{:?}", Plan::draw(&mut rng)))
+        };
+        assert!(plans(seed).eq(plans(seed)));
+        assert!(plans(seed).ne(plans(seed + 1)));
+    }
 }
 
 #[test]

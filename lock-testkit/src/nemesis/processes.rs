@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io::{self, Read};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use lock_core::Moment;
@@ -66,7 +66,7 @@ impl Processes {
 
     /// Kills the process at `place` (SIGKILL) and waits for its end.
     pub fn kill(&mut self, place: usize) {
-        self.look(place);
+        self.look(place, |_| false);
         let child = &mut self.places[place].child;
         // Fails only if it has ended already, and then `look` has seen it or nothing is wrong.
         let _ = child.kill();
@@ -95,15 +95,19 @@ impl Processes {
         generations.sum()
     }
 
-    /// Tells all processes to end, and waits for that. Their outputs, place by place; or what is wrong: who ended
-    /// otherwise than by us or with another exit code than 0, now or before.
+    /// Tells all processes to end, and waits for that. Their outputs, place by place; or what is wrong: who ended before it
+    /// was told to, and not by us, or with another exit code than 0.
     ///
     /// # Errors
     ///
     /// One line for each that is wrong.
     pub async fn end(mut self, patience: Duration) -> Result<Vec<String>, Vec<String>> {
-        for place in &mut self.places {
-            drop(place.child.stdin.take());
+        for place in 0..self.places.len() {
+            self.look(place, |_| false);
+            drop(self.places[place].child.stdin.take());
+        }
+        if !self.flaws.is_empty() {
+            return Err(std::mem::take(&mut self.flaws));
         }
         let start = Moment::now();
         while start.elapsed() < patience && self.places.iter_mut().any(|place| place.lives()) {
@@ -116,7 +120,7 @@ impl Processes {
                 self.flaws.push(flaw);
                 continue;
             }
-            self.look(place);
+            self.look(place, ExitStatus::success);
             let mut output = String::new();
             if let Some(mut stdout) = self.places[place].child.stdout.take() {
                 let _ = stdout.read_to_string(&mut output);
@@ -130,10 +134,10 @@ impl Processes {
         }
     }
 
-    /// Notes that the process at `place` has ended in a way that it should not have.
-    fn look(&mut self, place: usize) {
+    /// Notes it if the process at `place` has ended, and not as it `may`.
+    fn look(&mut self, place: usize, may: fn(&ExitStatus) -> bool) {
         if let Ok(Some(status)) = self.places[place].child.try_wait()
-            && !status.success()
+            && !may(&status)
         {
             let generation = self.places[place].generation;
             let flaw = format!("process {place}.{generation} ended by itself: {status}");
