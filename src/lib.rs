@@ -11,10 +11,10 @@ pub use lock_macros::locked;
 #[doc(inline)]
 pub use lock_memory::MemoryBackend;
 
-// `redis` is the client crate itself: for connections that you make and hand over.
+// `redis` is the client crate itself: for connections that you make and hand over. `prefix`: where others keep locks.
 #[cfg(feature = "redis")]
 #[doc(inline)]
-pub use lock_redis::{RedisBackend, RedisBackendBuilder, redis};
+pub use lock_redis::{RedisBackend, RedisBackendBuilder, prefix, redis};
 
 #[cfg(all(
     any(doc, doctest),
