@@ -2,7 +2,8 @@
 //!
 //! Here and in `subscription.rs` alone tasks are spawned and timers made.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use arc_swap::ArcSwapOption;
@@ -11,11 +12,12 @@ use tokio::runtime::{Handle, Id};
 use tokio::sync::watch;
 
 use crate::answer::Reply;
-use crate::client::{Connection, Given, Target};
+use crate::client::{Connection, Given, Part, Target};
 use crate::error::{self, Failure};
 use crate::scripts::Script;
 
-/// So many calls in a row without an answer, and the connection counts as dead. A lock whose renewals fall on a silent
+/// So many calls in a row without an answer, and the connection counts as dead. (In a cluster: calls about one slot, for each
+/// node may fall silent by itself.) A lock whose renewals fall on a silent
 /// connection must be renewed over another one before its deadline: with the default options, where an answer is given
 /// up after a fifth of the ttl, the third renewal comes in time for that and the fourth does not.
 const UNANSWERED: u32 = 2;
@@ -45,6 +47,17 @@ impl Link {
         keys: &[&str],
         args: &[&str],
     ) -> Result<Reply, BackendError> {
+        let reply = self.try_run(script, keys, args).await?;
+        reply.map_err(error::not_answered)
+    }
+
+    /// The same, for callers who can do something about a failure. The outer error: there was no connection.
+    pub(crate) async fn try_run(
+        &self,
+        script: &Script,
+        keys: &[&str],
+        args: &[&str],
+    ) -> Result<Result<Reply, Failure>, BackendError> {
         let line = match self {
             Self::Given(given) => Line::Given(given),
             Self::Own(own) => Line::Own(own, own.live().await?),
@@ -61,7 +74,7 @@ impl Link {
             request.script = script.source;
             reply = line.send(&request).await;
         }
-        reply.map_err(error::not_answered)
+        Ok(reply)
     }
 }
 
@@ -93,7 +106,35 @@ pub(crate) struct Own {
 /// A connection and how many calls in a row it has not answered.
 struct Live {
     connection: Connection,
-    unanswered: AtomicU32,
+    unanswered: Mutex<HashMap<Part, u32>>,
+    /// Whether there are any: the common path does not lock.
+    in_doubt: AtomicBool,
+}
+
+impl Live {
+    fn answered(&self, part: Part) {
+        if self.in_doubt.load(Ordering::Relaxed) {
+            let mut unanswered = self.unanswered();
+            unanswered.remove(&part);
+            self.in_doubt
+                .store(!unanswered.is_empty(), Ordering::Relaxed);
+        }
+    }
+
+    /// Whether that was one too many.
+    fn not_answered(&self, part: Part) -> bool {
+        let mut unanswered = self.unanswered();
+        let count = unanswered.entry(part).or_default();
+        *count = count.saturating_add(1);
+        self.in_doubt.store(true, Ordering::Relaxed);
+        *count >= UNANSWERED
+    }
+
+    fn unanswered(&self) -> MutexGuard<'_, HashMap<Part, u32>> {
+        self.unanswered
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// A connection that is being made by a task, on which many calls may wait.
@@ -184,7 +225,8 @@ impl Own {
         let connection = self.target.connect(on_disconnect).await?;
         let live = Arc::new(Live {
             connection,
-            unanswered: AtomicU32::new(0),
+            unanswered: Mutex::default(),
+            in_doubt: AtomicBool::new(false),
         });
         let _ = cell.set(Arc::downgrade(&live));
         self.current.store(Some(Arc::clone(&live)));
@@ -193,14 +235,20 @@ impl Own {
 
     /// Sends over `live` and learns from the outcome what it is worth.
     async fn send(&self, live: &Arc<Live>, request: &Request<'_>) -> Result<Reply, Failure> {
-        let unanswered = Unanswered { own: self, live };
+        let part = live.connection.part_of(request.keys.first().copied());
+        let unanswered = Unanswered {
+            own: self,
+            live,
+            part,
+        };
         let result = live.connection.send(request).await;
+        let cluster = live.connection.is_cluster();
         match &result {
-            Err(failure) if failure.ends_connection() => self.discard(live),
-            Err(failure) if !failure.is_answer() => return result,
+            Err(failure) if failure.ends_connection(cluster) => self.discard(live),
+            Err(failure) if failure.is_silence(cluster) => return result,
             // Replies carry no number: one that is not ours may be followed by others' all along.
             Ok(reply) if !reply.is_of_a_script() => self.discard(live),
-            Ok(reply) if error::answers_read_only(reply) => self.discard(live),
+            Ok(reply) if !cluster && error::answers_read_only(reply) => self.discard(live),
             _ => {}
         }
         unanswered.answered();
@@ -217,24 +265,19 @@ impl Own {
 struct Unanswered<'a> {
     own: &'a Own,
     live: &'a Arc<Live>,
+    part: Part,
 }
 
 impl Unanswered<'_> {
     fn answered(self) {
-        self.live.unanswered.store(0, Ordering::Relaxed);
+        self.live.answered(self.part);
         std::mem::forget(self);
     }
 }
 
 impl Drop for Unanswered<'_> {
     fn drop(&mut self) {
-        if self
-            .live
-            .unanswered
-            .fetch_add(1, Ordering::Relaxed)
-            .saturating_add(1)
-            >= UNANSWERED
-        {
+        if self.live.not_answered(self.part) {
             self.own.discard(self.live);
         }
     }

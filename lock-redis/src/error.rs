@@ -69,14 +69,39 @@ impl Failure {
         self.is_answer() && code(&self.text) == "NOSCRIPT"
     }
 
+    /// Whether the keys of the request are in two places right now, because their slot is on the move.
+    pub(crate) fn is_split(&self) -> bool {
+        self.is_answer() && code(&self.text) == "TRYAGAIN"
+    }
+
     /// Whether another connection is needed: this one broke, or leads to a read-only replica, so that the address may
-    /// lead to another server by now.
-    pub(crate) fn ends_connection(&self) -> bool {
+    /// lead to another server by now. One to a cluster leads to many servers, and the client looks after each of them.
+    pub(crate) fn ends_connection(&self, cluster: bool) -> bool {
         match self.cause {
-            Cause::Answer => code(&self.text) == "READONLY",
-            Cause::Credentials | Cause::NotSent | Cause::Broken => true,
+            Cause::Answer => !cluster && code(&self.text) == "READONLY",
+            Cause::Credentials => true,
+            Cause::NotSent | Cause::Broken => !cluster,
             Cause::Settings | Cause::Late | Cause::Odd => false,
         }
+    }
+
+    /// Whether it may mean that the other end is not there any more, although the connection says nothing of that.
+    pub(crate) fn is_silence(&self, cluster: bool) -> bool {
+        match self.cause {
+            Cause::Answer => false,
+            Cause::NotSent => !cluster,
+            _ => true,
+        }
+    }
+
+    /// Whether it would be the same at the next attempt.
+    pub(crate) fn is_lasting(&self) -> bool {
+        self.is_about_credentials()
+            || match self.cause {
+                Cause::Answer => not_applied(&self.text) == BackendErrorKind::Permanent,
+                Cause::Settings => true,
+                _ => false,
+            }
     }
 
     /// Whether the server refused RESP3 and may speak RESP2.
@@ -410,7 +435,7 @@ mod tests {
             (Failure::new(Cause::Broken, ""), true),
             (Failure::new(Cause::Late, ""), false),
         ] {
-            assert_eq!(failure.ends_connection(), ends, "{failure:?}");
+            assert_eq!(failure.ends_connection(false), ends, "{failure:?}");
         }
     }
 

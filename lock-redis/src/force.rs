@@ -5,14 +5,14 @@ use lock_core::{BackendError, ForceRelease, Forced, LockKey, Ownership};
 
 use crate::answer::Answer;
 use crate::backend::{COUNTER_KEPT, RedisBackend, milliseconds};
-use crate::{error, keys, scripts};
+use crate::{error, scripts};
 
 #[async_trait]
 impl ForceRelease for RedisBackend {
     async fn force_release(&self, key: &LockKey) -> Result<Option<Forced>, BackendError> {
-        let (fence, wake) = (keys::fence(key)?, keys::wake(key)?);
+        let (fence, (wake, publish)) = (self.fence(key)?, self.wake(key)?);
         let keep = milliseconds(COUNTER_KEPT);
-        let args = [wake.as_str(), scripts::PUBLISH, &keep];
+        let args = [wake.as_str(), publish, &keep];
         let reply = self
             .link
             .run(&scripts::FORCE, &[key.as_str(), &fence], &args)

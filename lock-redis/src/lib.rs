@@ -53,10 +53,34 @@
 //!
 //! # Servers and deployments
 //!
-//! Redis from 6.2 and Valkey from 7.2: a single server, or the primary behind an address that follows a failover.
-//! Replication is asynchronous: a lock that was taken just before a failover may be gone after it, and fencing
-//! tokens are what then keeps writes in order. RESP3 is used where the server has it, RESP2 else.
-//! Redis Cluster and Sentinel are not served yet.
+//! Redis from 6.2 and Valkey from 7.2; messages between servers of a cluster need Redis 7. RESP3 is used where the server has
+//! it, RESP2 else (choose with `?protocol=resp2`).
+//!
+//! | Deployment | Constructor | Feature |
+//! |---|---|---|
+//! | one server, or the primary behind an address that follows a failover | [`RedisBackend::connect`] | |
+//! | the primary that sentinels know | [`RedisBackend::sentinel`] | |
+//! | a cluster | `RedisBackend::cluster` | `cluster` |
+//! | any of them over TLS: `rediss://`, own authorities by `with_certificates` | | `tls` |
+//!
+//! **Replication is asynchronous**: a lock that was taken just before a failover may be gone after it, and fencing tokens are
+//! what then keeps writes in order.
+//!
+//! **Sentinel.** Whoever makes a connection asks the sentinels first, and again while there is no primary. A connection to a
+//! server that became a replica is left with its first refusal.
+//!
+//! **Cluster.** A lock, its counter and its channel lie in one slot. A key with a `}` but no whole hash tag has no such
+//! place and is [invalid], before anything is written. While a slot moves, locks of it are renewed and released; one that
+//! is free may answer a transient error until the move ends. Renewals go out by slot. The client sends a request again by itself
+//! when it is led elsewhere or a connection breaks ([`resends`]), which is harmless, because a script that meets its own entry
+//! touches nothing. Over RESP2 waiters are not woken. A node that is silent is looked for again and again, and calls to other
+//! nodes may meanwhile wait for a fifth of the connect timeout.
+//!
+//! **TLS** is rustls with the system's authorities. Which crate does the cryptography is your program's choice: depend on
+//! `rustls` with the feature `ring` or `aws_lc_rs`, or install a provider before you connect.
+//!
+//! [invalid]: lock_core::BackendErrorKind::Invalid
+//! [`resends`]: lock_core::Capabilities::resends
 //!
 //! The server must not evict locks: use `maxmemory-policy noeviction` or a `volatile-` policy with room to spare.
 //!
@@ -74,6 +98,15 @@
 //! do not start with it. What is missing is named by the first attempt. Without the last line, or without the channels, waiters look at the lock from time to time instead of being
 //! woken. A database other than 0 needs `+select`.
 //!
+//! Behind Sentinel add `+role`, so that a replica is known by more than its refusals. On a cluster it is, in place of the
+//! last line:
+//!
+//! ```text
+//!     +spublish +ssubscribe +sunsubscribe +ping +cluster|slots +asking
+//! ```
+//!
+//! There redis-rs also tells the server its name; from Redis 7.2 on, `+client|setinfo` keeps that out of the `ACL LOG`.
+//!
 //! # Failures
 //!
 //! Each call sends its request once. A request that was refused, or could not be sent because there was no
@@ -86,11 +119,13 @@
 //! # Map
 //!
 //! `backend.rs` translates calls to scripts, `answer.rs` their answers back, `scripts.rs` and `lua/` are the steps at
-//! the server, `keys.rs` the names, `error.rs` decides what a failure means, `client.rs` speaks to redis-rs,
-//! `connection.rs` keeps the connection, `wakeups.rs` and `subscription.rs` wake waiters, `force.rs` is for operators.
+//! the server, `keys.rs` the names, `error.rs` decides what a failure means, `client/` speaks to redis-rs, `builder.rs` says
+//! where to connect, `connection.rs` keeps the connection, `wakeups.rs` and `subscription.rs` wake waiters, `force.rs` is for
+//! operators.
 
 mod answer;
 mod backend;
+mod builder;
 mod client;
 mod connection;
 mod error;
@@ -101,8 +136,7 @@ mod scripts;
 mod subscription;
 mod wakeups;
 
-pub use backend::{
-    DEFAULT_CONNECT_TIMEOUT, DEFAULT_RESPONSE_TIMEOUT, RedisBackend, RedisBackendBuilder,
-};
+pub use backend::RedisBackend;
+pub use builder::{DEFAULT_CONNECT_TIMEOUT, DEFAULT_RESPONSE_TIMEOUT, RedisBackendBuilder};
 pub use lock_core;
 pub use redis;

@@ -54,3 +54,6 @@ pub(crate) const RENEWALS_AT_ONCE: usize = 200;
 
 /// The command that wakes waiters, on a single server and behind Sentinel.
 pub(crate) const PUBLISH: &str = "PUBLISH";
+
+/// The same in a cluster, where it stays with the servers of the slot.
+pub(crate) const SPUBLISH: &str = "SPUBLISH";

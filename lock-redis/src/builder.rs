@@ -1,0 +1,172 @@
+//! Where to connect, and how. Not connecting itself: that is `connection.rs` and `client/`.
+
+use std::fmt;
+use std::time::Duration;
+
+use lock_core::BackendError;
+
+use crate::backend::RedisBackend;
+use crate::client::{Settings, Target};
+use crate::connection::Link;
+
+/// How long making a connection may take, unless the builder says otherwise.
+pub const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long an answer may take, unless the builder says otherwise: just below the longest time that lock-core
+/// gives an operation by default (2 s).
+pub const DEFAULT_RESPONSE_TIMEOUT: Duration = Duration::from_millis(1900);
+
+/// Where to connect, and how. Made by [`RedisBackend::builder`], [`RedisBackend::sentinel`] and `RedisBackend::cluster`.
+#[derive(Clone)]
+#[must_use = "call connect"]
+pub struct RedisBackendBuilder {
+    place: Place,
+    settings: Settings,
+}
+
+#[derive(Clone)]
+enum Place {
+    Server(String),
+    Sentinel(Vec<String>, String),
+    #[cfg(feature = "cluster")]
+    Cluster(Vec<String>),
+}
+
+impl RedisBackend {
+    /// Connects to the server that `url` names: `redis://[user:password@]host[:port][/database]`, or
+    /// `redis+unix:///path`; `rediss://` with the feature `tls`.
+    ///
+    /// # Errors
+    ///
+    /// [`Invalid`] for a URL that is none, [`Transient`] if there is no connection within
+    /// [`DEFAULT_CONNECT_TIMEOUT`], and [`Permanent`] if the server refuses the credentials. None of them has the URL in
+    /// its text.
+    ///
+    /// [`Invalid`]: lock_core::BackendErrorKind::Invalid
+    /// [`Transient`]: lock_core::BackendErrorKind::Transient
+    /// [`Permanent`]: lock_core::BackendErrorKind::Permanent
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future leaves nothing behind.
+    pub async fn connect(url: impl AsRef<str>) -> Result<Self, BackendError> {
+        Self::builder(url).connect().await
+    }
+
+    /// As [`connect`](Self::connect), with settings.
+    pub fn builder(url: impl AsRef<str>) -> RedisBackendBuilder {
+        Place::Server(url.as_ref().to_owned()).into()
+    }
+
+    /// The primary that these sentinels (their URLs) call `primary`. After a failover its successor is found.
+    ///
+    /// Where the primary wants a user, a database or TLS, `primary` is a URL with the name in place of the host:
+    /// `redis://user:password@NAME/1`. Sentinels have credentials of their own, in their URLs.
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), lock_redis::lock_core::BackendError> {
+    /// let sentinels = ["redis://10.0.0.1:26379", "redis://10.0.0.2:26379", "redis://10.0.0.3:26379"];
+    /// let backend = lock_redis::RedisBackend::sentinel(sentinels, "mymaster").connect().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn sentinel(
+        sentinels: impl IntoIterator<Item = impl Into<String>>,
+        primary: impl Into<String>,
+    ) -> RedisBackendBuilder {
+        let sentinels = sentinels.into_iter().map(Into::into).collect();
+        Place::Sentinel(sentinels, primary.into()).into()
+    }
+
+    /// The cluster that these nodes (their URLs) belong to; some are enough, the others are found. All with the same user
+    /// and password.
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), lock_redis::lock_core::BackendError> {
+    /// let nodes = ["redis://10.0.0.1:6379", "redis://10.0.0.2:6379"];
+    /// let backend = lock_redis::RedisBackend::cluster(nodes).connect().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[cfg(feature = "cluster")]
+    pub fn cluster(nodes: impl IntoIterator<Item = impl Into<String>>) -> RedisBackendBuilder {
+        Place::Cluster(nodes.into_iter().map(Into::into).collect()).into()
+    }
+}
+
+impl From<Place> for RedisBackendBuilder {
+    fn from(place: Place) -> Self {
+        Self {
+            place,
+            settings: Settings::default(),
+        }
+    }
+}
+
+impl RedisBackendBuilder {
+    /// How long making a connection may take; default [`DEFAULT_CONNECT_TIMEOUT`].
+    pub const fn with_connect_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.connect_timeout = timeout;
+        self
+    }
+
+    /// How long an answer may take; default [`DEFAULT_RESPONSE_TIMEOUT`]. Keep it below the timeout of an operation.
+    pub const fn with_response_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.response_timeout = timeout;
+        self
+    }
+
+    /// Trusts this authority, or shows this certificate, to every server at a `rediss://` URL. Default: the system's
+    /// authorities, and no certificate.
+    #[cfg(feature = "tls")]
+    pub fn with_certificates(mut self, certificates: redis::TlsCertificates) -> Self {
+        self.settings.certificates = Some(certificates);
+        self
+    }
+
+    /// Connects.
+    ///
+    /// # Errors
+    ///
+    /// As [`RedisBackend::connect`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future leaves nothing behind.
+    pub async fn connect(self) -> Result<RedisBackend, BackendError> {
+        let target = match &self.place {
+            Place::Server(url) => Target::of_url(url, &self.settings),
+            Place::Sentinel(sentinels, primary) => {
+                Target::of_sentinels(sentinels, primary, &self.settings)
+            }
+            #[cfg(feature = "cluster")]
+            Place::Cluster(nodes) => Target::of_cluster(nodes, &self.settings),
+        };
+        let backend = RedisBackend::own(target?);
+        if let Link::Own(own) = &backend.link {
+            own.connect().await?;
+        }
+        Ok(backend)
+    }
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            connect_timeout: DEFAULT_CONNECT_TIMEOUT,
+            response_timeout: DEFAULT_RESPONSE_TIMEOUT,
+            #[cfg(feature = "tls")]
+            certificates: None,
+        }
+    }
+}
+
+/// URLs may have a password in them and are not printed.
+impl fmt::Debug for RedisBackendBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisBackendBuilder")
+            .field("connect_timeout", &self.settings.connect_timeout)
+            .field("response_timeout", &self.settings.response_timeout)
+            .finish_non_exhaustive()
+    }
+}

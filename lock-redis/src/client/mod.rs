@@ -1,0 +1,192 @@
+//! redis-rs: the one folder that speaks to it. Here: a connection, and what the client's errors mean. Where connections lead
+//! to is in `target.rs`, `sentinel.rs` and `cluster.rs`, those for subscriptions are in `subscriber.rs`.
+
+#[cfg(feature = "cluster")]
+mod cluster;
+mod sentinel;
+mod subscriber;
+mod target;
+
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use redis::aio::{ConnectionLike, MultiplexedConnection};
+#[cfg(feature = "cluster")]
+use redis::cluster_async::ClusterConnection;
+use redis::{Cmd, ErrorKind, RedisError, RedisResult, Value};
+
+use crate::answer::Reply;
+use crate::connection::Request;
+use crate::error::{Cause, Failure};
+
+pub(crate) use subscriber::{Event, Messages, Subscriber};
+pub(crate) use target::{Settings, Target};
+
+/// What the client says when something fails.
+pub(crate) type Error = RedisError;
+
+/// The keys that one server has: those of a slot of a cluster, or all of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Part {
+    All,
+    #[cfg(feature = "cluster")]
+    Slot(redis::cluster_routing::Slot),
+}
+
+/// The slot of `key` in a cluster.
+#[cfg_attr(
+    not(feature = "cluster"),
+    allow(unused_variables, reason = "there is no cluster")
+)]
+pub(crate) fn slot_of(key: &str) -> Part {
+    #[cfg(feature = "cluster")]
+    return Part::Slot(redis::cluster_routing::Slot::for_key(key));
+    #[cfg(not(feature = "cluster"))]
+    Part::All
+}
+
+/// A connection, for many calls at once. Of no use any more once it is broken.
+pub(crate) enum Connection {
+    Server(MultiplexedConnection),
+    #[cfg(feature = "cluster")]
+    Cluster(ClusterConnection),
+}
+
+impl Connection {
+    pub(crate) async fn send(&self, request: &Request<'_>) -> Result<Reply, Failure> {
+        let command = command(request);
+        let result = match self {
+            Self::Server(connection) => command.query_async(&mut connection.clone()).await,
+            #[cfg(feature = "cluster")]
+            Self::Cluster(connection) => command.query_async(&mut connection.clone()).await,
+        };
+        result.map(reply).map_err(|error| failure(&error))
+    }
+
+    /// What falls silent together with `key`.
+    #[cfg_attr(
+        not(feature = "cluster"),
+        allow(unused_variables, reason = "all of it")
+    )]
+    pub(crate) fn part_of(&self, key: Option<&str>) -> Part {
+        match self {
+            Self::Server(_) => Part::All,
+            #[cfg(feature = "cluster")]
+            Self::Cluster(_) => key.map_or(Part::All, slot_of),
+        }
+    }
+
+    /// Whether it leads to many servers, of which each may fail by itself. The client then looks after each.
+    pub(crate) const fn is_cluster(&self) -> bool {
+        match self {
+            Self::Server(_) => false,
+            #[cfg(feature = "cluster")]
+            Self::Cluster(_) => true,
+        }
+    }
+}
+
+/// A connection that was made elsewhere, of whatever type.
+#[derive(Clone)]
+pub(crate) struct Given(Arc<Sender>);
+
+type Sender = dyn Fn(Cmd) -> BoxFuture<'static, RedisResult<Value>> + Send + Sync;
+
+impl Given {
+    pub(crate) fn new(connection: impl ConnectionLike + Clone + Send + Sync + 'static) -> Self {
+        Self(Arc::new(move |command: Cmd| {
+            let mut connection = connection.clone();
+            Box::pin(async move { command.query_async(&mut connection).await })
+        }))
+    }
+
+    pub(crate) async fn send(&self, request: &Request<'_>) -> Result<Reply, Failure> {
+        let result = (self.0)(command(request)).await;
+        result.map(reply).map_err(|error| failure(&error))
+    }
+}
+
+fn command(request: &Request<'_>) -> Cmd {
+    let mut command = redis::cmd(request.command);
+    command
+        .arg(request.script)
+        .arg(request.keys.len())
+        .arg(request.keys)
+        .arg(request.args);
+    command
+}
+
+fn reply(value: Value) -> Reply {
+    match value {
+        Value::Int(number) => Reply::Number(number),
+        Value::BulkString(bytes) => Reply::Text(bytes),
+        Value::SimpleString(text) => Reply::Text(text.into_bytes()),
+        Value::Array(items) => Reply::List(items.into_iter().map(reply).collect()),
+        _ => Reply::Other,
+    }
+}
+
+/// What an error of the client says about the connection and the request.
+fn failure(error: &RedisError) -> Failure {
+    let (cause, text) = match error.kind() {
+        ErrorKind::Server(_) | ErrorKind::Extension => {
+            let code = error.code().unwrap_or("ERR");
+            let detail = error.detail().unwrap_or_default();
+            return Failure::new(Cause::Answer, format!("{code} {detail}"));
+        }
+        ErrorKind::RESP3NotSupported => return Failure::new(Cause::Answer, "NOPROTO"),
+        ErrorKind::AuthenticationFailed => (Cause::Credentials, String::new()),
+        ErrorKind::InvalidClientConfig => (Cause::Settings, error.category().to_owned()),
+        // An error of the connection itself. Others may repeat what was received.
+        ErrorKind::Io => {
+            let cause = if error.is_connection_refusal() {
+                Cause::NotSent
+            } else if is_about_certificates(error) {
+                Cause::Settings
+            } else if error.is_timeout() {
+                Cause::Late
+            } else if error.is_unrecoverable_error() {
+                Cause::Broken
+            } else {
+                Cause::Odd
+            };
+            return Failure::new(cause, error.to_string()).with_source(error.clone());
+        }
+        _ if error.is_unrecoverable_error() => (Cause::Broken, error.category().to_owned()),
+        _ => (Cause::Odd, error.category().to_owned()),
+    };
+    Failure::new(cause, text)
+}
+
+/// Whether the other end did not show that it is who it should be. The client tells that in rustls' words only.
+fn is_about_certificates(error: &RedisError) -> bool {
+    error.to_string().starts_with("invalid peer certificate")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use redis::make_extension_error;
+
+    use super::*;
+
+    #[test]
+    fn an_error_of_the_connection_says_whether_the_request_was_sent() {
+        let cause = |error: RedisError| failure(&error).cause();
+        let io = |kind| cause(RedisError::from(io::Error::from(kind)));
+        assert_eq!(io(io::ErrorKind::ConnectionRefused), Cause::NotSent);
+        assert_eq!(io(io::ErrorKind::TimedOut), Cause::Late);
+        for kind in [
+            io::ErrorKind::BrokenPipe,
+            io::ErrorKind::ConnectionReset,
+            io::ErrorKind::UnexpectedEof,
+        ] {
+            assert_eq!(io(kind), Cause::Broken, "{kind:?}");
+        }
+        assert_eq!(cause((ErrorKind::Parse, "odd").into()), Cause::Broken);
+        let text = Some("some text".to_owned());
+        let error = make_extension_error("OOM".to_owned(), text);
+        assert_eq!(cause(error), Cause::Answer);
+    }
+}
