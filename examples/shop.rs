@@ -113,6 +113,10 @@ fn arguments() -> Result<Option<bool>, lexopt::Error> {
     Ok(Some(without_lock))
 }
 
+#[cfg_attr(
+    not(feature = "redis"),
+    allow(clippy::unused_async, reason = "memory needs no connection")
+)]
 async fn connect() -> Result<Locks, Box<dyn Error + Send + Sync>> {
     let Ok(url) = std::env::var("LOCK_URL") else {
         return Ok(Locks::new(MemoryBackend::new()));
