@@ -14,10 +14,13 @@ use crate::fixture::Fixture;
 use crate::report::Case;
 use steps::*;
 
+pub mod cancellation;
 pub mod errors;
 pub mod exclusion;
 pub mod expiry;
+pub mod faults;
 pub mod fencing;
+pub mod guards;
 pub mod hand_over;
 pub mod lifecycle;
 pub mod loss;
@@ -45,6 +48,8 @@ macro_rules! for_each_case {
                 two_holds_never_overlap
                 a_held_lock_is_busy_and_says_who_holds_it
                 a_lock_is_not_reentrant
+                holds_of_many_tasks_do_not_overlap
+                small_histories_are_linearizable
             }
             expiry {
                 an_entry_ends_by_itself
@@ -104,15 +109,51 @@ macro_rules! for_each_case {
                 tokens_rise_across_expiry [Fencing]
                 tokens_rise_across_eviction [Fencing Evict]
                 tokens_fit_into_53_bits [Fencing]
+                each_guard_carries_a_greater_token [Fencing]
             }
             waiting {
                 a_release_wakes_all_who_subscribe [Wakeups]
                 a_release_before_the_wait_counts [Wakeups]
                 an_unfinished_wait_can_be_dropped [Wakeups]
                 dropping_one_subscription_leaves_the_others [Wakeups]
-                a_waiter_gets_what_is_released
+                a_waiter_is_served_after_a_release
+                a_hundred_waiters_are_all_served
+                waiters_that_go_do_not_keep_the_others_waiting
+                a_wait_that_is_over_says_who_holds_the_lock
                 a_wait_of_zero_is_one_attempt
-                a_wait_that_is_over_says_so
+                retries_are_made_as_often_as_was_asked
+                a_waiter_is_served_when_the_holder_has_died
+                a_waiter_that_nobody_wakes_is_served
+                a_waiter_is_served_beside_a_greedy_one
+            }
+            cancellation {
+                a_cancelled_acquire_of_a_free_lock_leaves_nothing_behind
+                a_cancelled_wait_leaves_the_holder_alone
+                a_cancelled_wait_for_a_lock_that_comes_free_leaves_nothing_behind
+                a_cancelled_extension_leaves_a_deadline_that_is_safe [AnyTtl]
+                a_cancelled_release_is_finished
+                a_cancelled_body_lets_go
+                a_cancelled_hand_over_loses_nothing [HandOver]
+                a_storm_of_timeouts_leaves_nothing_behind
+            }
+            faults {
+                a_grant_that_nobody_heard_of_is_given_back
+                a_wait_ends_in_time_at_a_store_that_does_not_answer
+                an_attempt_that_arrives_after_it_was_given_up_does_not_stay
+                an_attempt_that_failed_is_neither_busy_nor_granted
+                requests_that_arrive_twice_are_done_once
+                a_late_copy_shortens_nothing [AnyTtl]
+                a_late_copy_leaves_the_next_holder_alone
+                a_renewal_that_fails_once_is_made_up_for
+                a_lock_that_cannot_be_renewed_is_lost_before_its_entry_ends
+                a_release_that_failed_is_done_later
+            }
+            guards {
+                a_guard_is_released_wherever_it_is_dropped
+                a_forgotten_guard_ends_with_the_longest_hold
+                a_guard_outlives_the_locks_it_came_from
+                with_lets_go_however_its_body_ends
+                with_says_that_the_lock_was_lost [Evict]
             }
             names {
                 odd_names_are_names_like_any_other
@@ -121,6 +162,9 @@ macro_rules! for_each_case {
                 prefix_and_name_together_are_the_key
                 the_longest_key_works
                 the_same_name_under_two_prefixes_is_two_locks
+                a_name_is_refused_unasked_or_taken_whole
+                guards_of_odd_names_are_guards_like_any_other
+                guards_of_nearly_equal_names_are_held_side_by_side
             }
             hand_over {
                 a_hand_over_replaces_the_owner_once [HandOver]

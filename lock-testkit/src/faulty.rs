@@ -149,7 +149,7 @@ impl<B> Faulty<B> {
         }
     }
 
-    /// The next call that asks for an answer ([`Effect::Ask`]), in the order they were made.
+    /// The next call that is kept for the test ([`Effect::Ask`], [`Effect::Copy`]), in the order they were made.
     ///
     /// # Panics
     ///
@@ -168,7 +168,7 @@ impl<B> Faulty<B> {
             .expect("no further call was made")
     }
 
-    /// The next call that has been made and asks for an answer, if there is one.
+    /// The next call that is kept for the test by now, if there is one.
     #[must_use]
     pub fn try_next_call(&self) -> Option<Call> {
         let (request, reply) = self.way.state().asking.pop_front()?;

@@ -109,6 +109,7 @@ mod gap;
 mod history;
 mod honest;
 mod leak;
+mod linear;
 #[cfg(target_os = "linux")]
 pub mod nemesis;
 pub mod proxy;

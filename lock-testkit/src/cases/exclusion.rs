@@ -1,17 +1,21 @@
-//! At most one owner at a time. Promises 1 and 5 of `try_acquire`.
+//! At most one owner at a time. Promises 1 and 5 of `try_acquire`; contract G1, G12; SCENARIOS C01, C21 to C23.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use lock_core::{Attempt, LockError, Moment, Ownership, Released};
-use tokio::task::JoinSet;
+use lock_core::{
+    Attempt, Holder, LockBackend, LockError, LockKey, Moment, Owner, Ownership, Released, Renew,
+};
+use tokio::task::{JoinSet, yield_now};
 use tokio::time::sleep;
 
 use super::{
-    BOUND, HOLD, MILLISECOND, RESOLUTION, assert_lasts, attempt, hold, key, locks, owner, refused,
-    release, take, unrenewed,
+    BOUND, HOLD, MILLISECOND, RESOLUTION, assert_lasts, attempt, eager, hold, key, labelled, locks,
+    owner, refused, release, renew, take, unrenewed,
 };
 use crate::fixture::Fixture;
+use crate::history::History;
+use crate::linear::{Answered, Asked, Calls};
 
 /// A held key is busy, at once, for another client and for another owner of the same client.
 pub async fn a_held_key_is_busy_for_everybody_else<F: Fixture>(fixture: F) {
@@ -143,4 +147,120 @@ pub async fn a_lock_is_not_reentrant<F: Fixture>(fixture: F) {
     }
     assert_eq!(guard.release().await.ok(), Some(Released::Released));
     drop(hold(&lock).await);
+}
+
+/// What sixteen tasks at four clients believe about three locks fits together: no two hold one at the same time, and a
+/// counter that is read, left alone for a while and then written loses nothing.
+pub async fn holds_of_many_tasks_do_not_overlap<F: Fixture>(fixture: F) {
+    const ROUNDS: usize = 12;
+    let history = if F::PAUSED {
+        History::in_paused_time()
+    } else {
+        History::new()
+    };
+    let counters: Arc<Vec<_>> = Arc::new(
+        ["a", "b", "c"]
+            .map(|name| (key(&fixture, name), AtomicUsize::new(0)))
+            .into(),
+    );
+    let mut tasks = JoinSet::new();
+    for client in 0..4 {
+        let locks = locks(&fixture).await.with_retry(eager());
+        for task in 0..4 {
+            let (locks, history) = (locks.clone(), history.clone());
+            let counters = Arc::clone(&counters);
+            tasks.spawn(async move {
+                for round in 0..ROUNDS {
+                    let (key, counter) = &counters[(task + round) % counters.len()];
+                    let who = format!("client {client}, task {task}, round {round}");
+                    let attempt = history.attempt(key.as_str(), who);
+                    let guard = locks.lock(key.name()).acquire().await;
+                    let guard = guard.expect("it is free again and again");
+                    let hold = attempt.granted(&guard);
+                    let seen = counter.load(Ordering::SeqCst);
+                    if (client + round) % 3 == 0 {
+                        yield_now().await;
+                    } else {
+                        sleep(MILLISECOND).await;
+                    }
+                    counter.store(seen + 1, Ordering::SeqCst);
+                    hold.released();
+                    if round % 4 == 0 {
+                        drop(guard);
+                    } else {
+                        let released = guard.release().await.expect("a release is answered");
+                        assert_eq!(released, Released::Released);
+                    }
+                }
+            });
+        }
+    }
+    tasks.join_all().await;
+    history.assert_sound();
+    let counted: usize = counters
+        .iter()
+        .map(|(_, counter)| counter.load(Ordering::SeqCst))
+        .sum();
+    assert_eq!((counted, history.holds().len()), (16 * ROUNDS, 16 * ROUNDS));
+}
+
+/// Whatever up to five clients do with one key at the same time, the answers are those of a lock that does one thing at a
+/// time.
+pub async fn small_histories_are_linearizable<F: Fixture>(fixture: F) {
+    let mut clients = Vec::new();
+    for _ in 0..5 {
+        clients.push(Arc::new(fixture.client().await));
+    }
+    for round in 0..24 {
+        let (key, calls) = (key(&fixture, "k"), Arc::new(Calls::default()));
+        let mut tasks = JoinSet::new();
+        for (me, client) in clients.iter().enumerate().take(2 + round % 4) {
+            let (client, key, calls) = (Arc::clone(client), key.clone(), Arc::clone(&calls));
+            // The same calls every time, in whatever order.
+            let seed = u64::try_from(8 * round + me).expect("a small number");
+            let mut random = fastrand::Rng::with_seed(seed);
+            tasks.spawn(async move {
+                let owner = labelled(&me.to_string());
+                for _ in 0..8 {
+                    let asked = match random.u8(..6) {
+                        0 | 1 => Asked::Acquire,
+                        2 | 3 => Asked::Release,
+                        4 => Asked::Renew,
+                        _ => Asked::Inspect,
+                    };
+                    calls
+                        .note(me, asked, ask(&*client, &key, &owner, asked))
+                        .await;
+                    if random.bool() {
+                        yield_now().await;
+                    }
+                }
+            });
+        }
+        tasks.join_all().await;
+        assert!(
+            calls.are_linearizable(),
+            "no lock that does one thing at a time answers like this: {calls:#?}"
+        );
+    }
+}
+
+async fn ask(client: &impl LockBackend, key: &LockKey, owner: &Owner, asked: Asked) -> Answered {
+    // `Some` of a number that nobody has is never right.
+    let number = |holder: Holder| {
+        let label = holder.label.unwrap_or_default();
+        label.parse().unwrap_or(usize::MAX)
+    };
+    match asked {
+        Asked::Acquire => match attempt(client, key, owner, HOLD).await {
+            Attempt::Granted(_) => Answered::Granted,
+            Attempt::Busy(busy) => Answered::Busy(Some(number(busy.holder))),
+        },
+        Asked::Renew => Answered::Found(renew(client, key, owner, HOLD, Renew::AtLeast).await),
+        Asked::Release => Answered::Found(release(client, key, owner).await),
+        Asked::Inspect => {
+            let found = client.inspect(key).await.expect("it is answered");
+            Answered::Held(found.map(number))
+        }
+    }
 }

@@ -235,14 +235,16 @@ pub async fn the_shortest_ttls_end_and_leave_nothing<F: Fixture>(fixture: F) {
 pub async fn a_holder_that_was_frozen_leaves_the_next_one_alone<F: Fixture>(fixture: F) {
     let (oracle, key, next) = (fixture.client().await, key(&fixture, "k"), owner());
     let take_when_free = async || {
+        let mut asked = Moment::now();
         eventually("the frozen holder's entry ends", async || {
+            asked = Moment::now();
             matches!(
                 attempt(&oracle, &key, &next, HOLD).await,
                 Attempt::Granted(_)
             )
         })
         .await;
-        Moment::now()
+        asked
     };
     let asked;
     if F::PAUSED {

@@ -9,7 +9,9 @@ use lock_core::{
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use super::{HOLD, MILLISECOND, evict, key, owner, release, renew, take, take_and_let_end};
+use super::{
+    HOLD, MILLISECOND, eager, evict, key, locks, owner, release, renew, take, take_and_let_end,
+};
 use crate::fixture::Fixture;
 
 /// A thousand grants to ten clients, with renewals in between, get blocks that grow and never overlap.
@@ -131,4 +133,37 @@ async fn take_block(
     };
     assert_eq!(release(client, key, owner).await, Ownership::Held);
     block(grant)
+}
+
+/// Each guard carries a greater token than the one before, whichever of ten clients has it, and keeps it while it is extended.
+pub async fn each_guard_carries_a_greater_token<F: Fixture>(fixture: F) {
+    let grants = if F::PAUSED { 100 } else { 20 };
+    // Written while holding, so in the order of the grants.
+    let (key, newest) = (key(&fixture, "k"), Arc::new(Mutex::new(None)));
+    let mut tasks = JoinSet::new();
+    for client in 0..10 {
+        let lock = locks(&fixture).await.lock(key.name()).with_retry(eager());
+        let any_ttl = fixture.client().await.capabilities().any_ttl;
+        let newest = Arc::clone(&newest);
+        tasks.spawn(async move {
+            for round in 0..grants {
+                let guard = lock.acquire().await.expect("it is free again and again");
+                let token = guard.fencing_token();
+                assert!(token.is_some(), "a guard without a token");
+                let before = {
+                    let mut newest = newest.lock().unwrap_or_else(PoisonError::into_inner);
+                    std::mem::replace(&mut *newest, token)
+                };
+                assert!(before < token, "{before:?}, then {token:?}");
+                if any_ttl && (client + round) % 4 == 0 {
+                    guard.extend(HOLD).await.expect("it is held");
+                    assert_eq!(guard.fencing_token(), token, "extended");
+                }
+                if round % 2 == 0 {
+                    guard.release().await.expect("a release is answered");
+                }
+            }
+        });
+    }
+    tasks.join_all().await;
 }

@@ -1,9 +1,13 @@
-//! Every key is a lock of its own, byte for byte. SCENARIOS N03 to N05, contract G19.
+//! Every key is a lock of its own, byte for byte. SCENARIOS C11, C12, N01 to N05, contract G19.
 
-use lock_core::{LockKey, MAX_KEY_BYTES, Ownership, Released};
+use lock_core::{LockError, LockKey, MAX_KEY_BYTES, Ownership, Released};
+use tokio::time::timeout;
 
-use super::waiting::{subscribe, woken};
-use super::{HOLD, is_free, key, labelled, locks, owner, refused, release, take, unrenewed};
+use super::waiting::{patient, subscribe, woken};
+use super::{
+    BOUND, HOLD, is_free, key, labelled, locks, owner, refused, release, take, unrenewed,
+    watched_locks,
+};
 use crate::fixture::Fixture;
 
 /// Endings that a careless store reads as something else than bytes.
@@ -125,5 +129,94 @@ pub async fn the_longest_key_works<F: Fixture>(fixture: F) {
         assert_eq!(key.as_str().len(), MAX_KEY_BYTES);
         take(&client, &key, &owner(), HOLD).await;
         refused(&client, &key, &owner()).await;
+    }
+}
+
+/// A name that is empty or too long is invalid before the store is asked, and one of the greatest length is taken whole.
+pub async fn a_name_is_refused_unasked_or_taken_whole<F: Fixture>(fixture: F) {
+    let ((client, locks), start) = (watched_locks(&fixture).await, key(&fixture, ""));
+    let most = MAX_KEY_BYTES - fixture.prefix().len();
+    let of_length = |bytes: usize, last: &str| {
+        let fill = bytes - start.name().len() - last.len();
+        format!("{}{}{last}", start.name(), "x".repeat(fill))
+    };
+    let too_long = [most + 1, 2 * MAX_KEY_BYTES, 64 << 20];
+    let too_long = too_long.map(|bytes| of_length(bytes, ""));
+    for name in [""].into_iter().chain(too_long.iter().map(String::as_str)) {
+        let lock = locks.lock(name);
+        let errors = [
+            lock.try_acquire().await.err(),
+            lock.acquire().await.err(),
+            lock.status().await.err(),
+            lock.with(async |_| Ok::<_, LockError>(())).await.err(),
+        ];
+        for error in errors {
+            let error = error.expect("such a name is refused");
+            assert!(matches!(error, LockError::Invalid { .. }), "{error}");
+            assert!(!error.is_retryable());
+        }
+    }
+    assert!(
+        client.calls().is_empty(),
+        "the store was asked: {:?}",
+        client.calls()
+    );
+    let first = locks.lock(of_length(most, "a")).try_acquire().await;
+    let second = locks.lock(of_length(most, "b")).try_acquire().await;
+    for guard in [first, second] {
+        let released = guard.expect("it is free").release().await;
+        released.expect("a release is answered");
+    }
+}
+
+/// A lock of any name can be taken, waited for and released by guards; no name forges a line in a message.
+pub async fn guards_of_odd_names_are_guards_like_any_other<F: Fixture>(fixture: F) {
+    let (a, b) = (
+        locks(&fixture).await.with_label("me"),
+        locks(&fixture).await,
+    );
+    for odd in ODD {
+        let key = key(&fixture, odd);
+        let (here, there) = (a.lock(key.name()), b.lock(key.name()));
+        let guard = here.acquire().await.expect("it is free");
+        let error = there.try_acquire().await.expect_err("it is held");
+        let holder = error.holder().and_then(|holder| holder.label.as_deref());
+        assert_eq!(holder, Some("me"), "{error}");
+        assert!(!error.to_string().contains(['\n', '\r', '\0']), "{error}");
+        let found = there.status().await.expect("it is answered");
+        assert!(found.is_some(), "{key} is held");
+        let waiter = there.with_options(patient());
+        let next = async { timeout(BOUND, waiter.acquire()).await };
+        let (next, released) = tokio::join!(next, guard.release());
+        released.expect("a release is answered");
+        let next = next.unwrap_or_else(|_| panic!("nobody woke the waiter for {key}"));
+        next.expect("it is free")
+            .release()
+            .await
+            .expect("it is answered");
+        let found = b.lock(key.name()).status().await.expect("it is answered");
+        assert_eq!(found, None, "{key} is free");
+    }
+}
+
+/// Guards of names that are nearly equal are held side by side.
+pub async fn guards_of_nearly_equal_names_are_held_side_by_side<F: Fixture>(fixture: F) {
+    let (all, base) = (locks(&fixture).await, key(&fixture, ""));
+    let mut guards = Vec::new();
+    let endings = [
+        "a", "ab", "a:b", "A", "a ", "a\0", "a\r\n", "*", "\u{e9}", "e\u{301}",
+    ];
+    for ending in endings {
+        let lock = all.lock(format!("{}{ending}", base.name()));
+        guards.push(
+            lock.try_acquire()
+                .await
+                .unwrap_or_else(|error| panic!("{error}")),
+        );
+    }
+    for guard in guards {
+        let key = guard.key().clone();
+        let released = guard.release().await.expect("a release is answered");
+        assert_eq!(released, Released::Released, "{key}");
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use lock_core::{
     AcquireRequest, Attempt, Busy, DistributedLock, Grant, LockBackend, LockGuard, LockKey, Locks,
-    LossReason, Moment, Owner, Ownership, Renew, RenewRequest, RenewalPolicy,
+    LossReason, Moment, Owner, Ownership, Renew, RenewRequest, RenewalPolicy, RetryPolicy,
 };
 use tokio::time::{sleep, timeout};
 
@@ -19,6 +19,9 @@ pub(crate) const HOLD: Duration = Duration::from_secs(30);
 /// A ttl that a case can wait for.
 pub(crate) const SHORT: Duration = Duration::from_millis(300);
 
+/// An op timeout that a case can wait for, and that a loaded server keeps.
+pub(crate) const OP: Duration = Duration::from_millis(500);
+
 /// How long to wait for what is certain to come.
 pub(crate) const BOUND: Duration = Duration::from_secs(10);
 
@@ -27,6 +30,9 @@ pub(crate) const LEASE: Duration = Duration::from_secs(10);
 
 /// The ttl of a guard whose end a case waits for.
 pub(crate) const BRIEF: Duration = Duration::from_millis(500);
+
+/// By how much a wait may seem to be short: of two clocks, of which one stands still meanwhile, the further one counts.
+pub(crate) const EARLY: Duration = Duration::from_millis(50);
 
 /// What a store may lose or add by counting in whole milliseconds.
 pub(crate) const RESOLUTION: Duration = Duration::from_millis(1);
@@ -58,6 +64,17 @@ pub(crate) async fn watched_locks<F: Fixture>(fixture: &F) -> (Faulty<F::Backend
     (client, locks)
 }
 
+/// The same, and each call is on its way there for 2 ms and back for as long: it can be dropped halfway, at any store.
+pub(crate) async fn distant_locks<F: Fixture>(fixture: &F) -> (Faulty<F::Backend>, Locks) {
+    let (client, locks) = watched_locks(fixture).await;
+    (client.with_latency(2 * MILLISECOND), locks)
+}
+
+/// How to wait among many for what is held for milliseconds, also where nobody wakes.
+pub(crate) fn eager() -> RetryPolicy {
+    RetryPolicy::backoff(2 * MILLISECOND, 20 * MILLISECOND).give_up_after(6 * BOUND)
+}
+
 /// The lock of `key`, taken for [`LEASE`] and renewed every 100 ms: a hundredth of what a loaded machine may miss.
 pub(crate) fn renewed(locks: &Locks, key: &LockKey) -> DistributedLock {
     let renewal = RenewalPolicy::per_ttl(100);
@@ -84,12 +101,14 @@ pub(crate) async fn hold(lock: &DistributedLock) -> LockGuard {
     guard.unwrap_or_else(|error| panic!("{} should be granted: {error}", lock.key()))
 }
 
-/// The entry of `guard`'s lock must not end before the guard does.
+/// The entry of `guard`'s lock must not end before the guard does, nor have ended.
 pub(crate) async fn assert_outlives(backend: &impl LockBackend, guard: &LockGuard) {
     let (asked, believed) = (Moment::now(), guard.remaining());
-    let left = remaining(backend, guard.key()).await;
+    let found = backend.inspect(guard.key()).await;
+    let found = found.expect("an inspection is answered");
+    let left = found.and_then(|holder| holder.remaining);
     assert!(
-        left + asked.elapsed() + RESOLUTION >= believed,
+        left.unwrap_or_default() + asked.elapsed() + RESOLUTION >= believed,
         "the entry of {} lasts {left:?}, and its guard believes in {believed:?}",
         guard.key()
     );
@@ -258,6 +277,12 @@ pub(crate) async fn take_and_let_end<F: Fixture>(
     }
     eventually("the entry ends", async || is_free(backend, key).await).await;
     grant
+}
+
+/// Waits until nobody holds `key`, which is certain to come.
+pub(crate) async fn comes_free(backend: &impl LockBackend, key: &LockKey) {
+    let free = async || is_free(backend, key).await;
+    eventually(&format!("{key} is free again"), free).await;
 }
 
 /// Asks until the answer is yes.

@@ -1,19 +1,33 @@
-//! Who waits is woken, gets the lock, and hears when the wait is over. The promises of `Wakeups` and `Wakeup`; SCENARIOS C02,
-//! C14, C15.
+//! Who waits is woken, and served, or told that the wait is over. The promises of `Wakeups` and `Wakeup`; contract G7, G17,
+//! G18; SCENARIOS C02, C08, C14 to C16, W01, W05, W07, W09, W10, W13.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use lock_core::{LockBackend, LockError, LockKey, Moment, Ownership, Released, Wakeup};
+use lock_core::{
+    BackendError, LockBackend, LockError, LockKey, LockOptions, Moment, Ownership, RetryPolicy,
+    Wakeup,
+};
 use tokio::runtime::Handle;
+use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use super::{
-    BOUND, HOLD, MILLISECOND, SHORT, hold, key, labelled, locks, owner, release, take, unrenewed,
-    watched_locks,
+    BOUND, EARLY, HOLD, MILLISECOND, OP, SHORT, assert_lasts, distant_locks, eager, key, labelled,
+    locks, owner, release, take, unrenewed, watched_locks,
 };
-use crate::faulty::Op;
+use crate::faulty::{Effect, Op};
 use crate::fixture::Fixture;
 use crate::sweep::drive;
+
+/// A waiter that a store with wake-ups serves only if it is woken, and that polls all the time at one without.
+pub(super) fn patient() -> LockOptions {
+    LockOptions::default()
+        .with_ttl(HOLD)
+        .with_retry(eager())
+        .with_recheck(10 * BOUND)
+}
 
 /// A release wakes all who subscribe to the key, at whatever client, once for each release.
 pub async fn a_release_wakes_all_who_subscribe<F: Fixture>(fixture: F) {
@@ -81,25 +95,119 @@ pub async fn dropping_one_subscription_leaves_the_others<F: Fixture>(fixture: F)
     woken(&mut third).await;
 }
 
-/// Who waits for a lock gets it when it is released.
-pub async fn a_waiter_gets_what_is_released<F: Fixture>(fixture: F) {
-    let (a, b, key) = (
-        locks(&fixture).await,
-        locks(&fixture).await,
-        key(&fixture, "k"),
-    );
-    let guard = hold(&unrenewed(&a, &key)).await;
-    let waiter = Handle::current().spawn(async move { unrenewed(&b, &key).acquire().await });
-    sleep(100 * MILLISECOND).await;
-    assert!(!waiter.is_finished(), "it did not wait for the holder");
-    let asked = Moment::now();
-    assert_eq!(guard.release().await.ok(), Some(Released::Released));
-    let next = waiter.await.expect("it did not panic");
-    let took = asked.elapsed();
-    assert!(
-        next.is_ok_and(|next| next.is_held()) && took < BOUND,
-        "{took:?}"
-    );
+/// A waiter at another client gets the lock when its holder releases it, or drops its guard.
+pub async fn a_waiter_is_served_after_a_release<F: Fixture>(fixture: F) {
+    let (a, b) = (locks(&fixture).await, locks(&fixture).await);
+    for drops in [false, true] {
+        let key = key(&fixture, "k");
+        let guard = a.lock(key.name()).with_options(patient()).acquire().await;
+        let guard = guard.expect("it is free");
+        let waiter = b.lock(key.name()).with_options(patient());
+        let waiter = Handle::current().spawn(async move { waiter.acquire().await });
+        sleep(50 * MILLISECOND).await;
+        assert!(!waiter.is_finished(), "it is held");
+        if drops {
+            drop(guard);
+        } else {
+            guard.release().await.expect("a release is answered");
+        }
+        let next = timeout(BOUND, waiter).await;
+        let next = next.expect("the waiter is served").expect("no panic");
+        assert!(next.expect("it is free").is_held());
+    }
+}
+
+/// A hundred waiters at four clients are served one after the other, until none is left.
+pub async fn a_hundred_waiters_are_all_served<F: Fixture>(fixture: F) {
+    let (key, holder) = (key(&fixture, "k"), fixture.client().await);
+    let me = owner();
+    take(&holder, &key, &me, HOLD).await;
+    let mut waiters = JoinSet::new();
+    for _ in 0..4 {
+        let lock = locks(&fixture).await.lock(key.name());
+        let lock = lock.with_options(patient());
+        for _ in 0..25 {
+            let lock = lock.clone();
+            waiters.spawn(async move {
+                let guard = lock.acquire().await.expect("everybody is served");
+                sleep(MILLISECOND).await;
+                guard.release().await.expect("a release is answered");
+            });
+        }
+    }
+    sleep(50 * MILLISECOND).await;
+    assert_eq!(release(&holder, &key, &me).await, Ownership::Held);
+    let served = timeout(6 * BOUND, waiters.join_all()).await;
+    assert_eq!(served.expect("all are served").len(), 100);
+}
+
+/// Waiters that give up, or are dropped, neither get the lock nor keep those that stay from it.
+pub async fn waiters_that_go_do_not_keep_the_others_waiting<F: Fixture>(fixture: F) {
+    let (key, holder) = (key(&fixture, "k"), fixture.client().await);
+    let me = owner();
+    take(&holder, &key, &me, HOLD).await;
+    let (mut go, mut stay) = (JoinSet::new(), JoinSet::new());
+    for _ in 0..2 {
+        let lock = locks(&fixture).await.lock(key.name());
+        let lock = lock.with_options(patient());
+        for waiter in 0..12 {
+            let lock = lock.clone();
+            match waiter % 4 {
+                0 => {
+                    _ = go.spawn(async move {
+                        let error = lock.with_wait(30 * MILLISECOND).acquire().await;
+                        assert!(error.expect_err("it is held").is_busy());
+                    })
+                }
+                1 => {
+                    _ = go.spawn(async move {
+                        let dropped = timeout(30 * MILLISECOND, lock.acquire()).await;
+                        assert!(dropped.is_err(), "it is held");
+                    })
+                }
+                _ => {
+                    _ = stay.spawn(async move {
+                        let guard = lock.acquire().await.expect("who stays is served");
+                        guard.release().await.expect("a release is answered");
+                    })
+                }
+            }
+        }
+    }
+    go.join_all().await;
+    assert_eq!(release(&holder, &key, &me).await, Ownership::Held);
+    let served = timeout(BOUND, stay.join_all()).await;
+    assert_eq!(served.expect("who stays is served").len(), 12);
+}
+
+/// A hundred waiters whose wait is over before the lock is free are told so, by then and not before; the holder's entry is
+/// as it was.
+pub async fn a_wait_that_is_over_says_who_holds_the_lock<F: Fixture>(fixture: F) {
+    let (key, holder) = (key(&fixture, "k"), fixture.client().await);
+    let (me, asked) = (labelled("me"), Moment::now());
+    take(&holder, &key, &me, HOLD).await;
+    let mut waiters = JoinSet::new();
+    for _ in 0..4 {
+        let lock = locks(&fixture).await.lock(key.name()).with_wait(OP);
+        for _ in 0..25 {
+            let lock = lock.clone();
+            waiters.spawn(async move {
+                let start = Moment::now();
+                let error = lock.acquire().await.expect_err("it is held");
+                let LockError::TimedOut { waited, holder, .. } = &error else {
+                    panic!("the wait is over, and the error is {error}");
+                };
+                assert_eq!(holder.label.as_deref(), Some("me"));
+                let took = start.elapsed();
+                let in_time = OP - EARLY..OP + BOUND;
+                assert!(in_time.contains(&took), "{OP:?} took {took:?}");
+                assert!(in_time.contains(waited), "{took:?}, said {waited:?}");
+            });
+        }
+    }
+    waiters.join_all().await;
+    assert_lasts(&holder, &key, HOLD, asked).await;
+    assert_eq!(release(&holder, &key, &me).await, Ownership::Held);
 }
 
 /// A wait of zero is one attempt, and nobody subscribes for it.
@@ -115,26 +223,109 @@ pub async fn a_wait_of_zero_is_one_attempt<F: Fixture>(fixture: F) {
     assert_eq!(calls[0].op, Op::Acquire);
 }
 
-/// A wait that is over while the lock is held has lasted as long as it should, and says who holds the lock.
-pub async fn a_wait_that_is_over_says_so<F: Fixture>(fixture: F) {
-    let (locks, oracle, key) = (
-        locks(&fixture).await,
-        fixture.client().await,
-        key(&fixture, "k"),
-    );
-    take(&oracle, &key, &labelled("me"), HOLD).await;
-    let (lock, asked) = (unrenewed(&locks, &key).with_wait(SHORT), Moment::now());
-    let error = lock.acquire().await.expect_err("a held lock was granted");
-    let took = asked.elapsed();
-    assert!(took >= SHORT && took < SHORT + BOUND, "waited {took:?}");
-    let LockError::TimedOut { waited, holder, .. } = &error else {
-        panic!("a lock that is held until the end of the wait is no failure: {error}");
+/// A policy of so many retries makes them, with its delays between them, from every way in; then the lock is busy.
+pub async fn retries_are_made_as_often_as_was_asked<F: Fixture>(fixture: F) {
+    let ((client, locks), key) = (watched_locks(&fixture).await, key(&fixture, "k"));
+    let (holder, me) = (fixture.client().await, owner());
+    take(&holder, &key, &me, HOLD).await;
+    let delay = 50 * MILLISECOND;
+    for (retries, with) in [(3, false), (3, true), (0, false)] {
+        let (start, before) = (Moment::now(), client.calls_of(Op::Acquire).len());
+        let retry = RetryPolicy::every(delay).at_most(retries);
+        let lock = locks.lock(key.name()).with_retry(retry);
+        let error = if with {
+            lock.with(async |_| Ok::<_, LockError>(())).await.err()
+        } else {
+            lock.acquire().await.err()
+        };
+        let error = error.expect("it is held");
+        assert!(error.is_busy(), "{error}");
+        let took = start.elapsed() + EARLY;
+        assert!(took >= delay * retries, "{retries} retries in {took:?}");
+        let attempts = client.calls_of(Op::Acquire).len() - before;
+        // One more looks for what was released before it subscribed; and a store may wake for no reason.
+        let least = usize::try_from(retries).expect("a small number") + 1;
+        assert!(
+            (least..=least + 4).contains(&attempts),
+            "{attempts} attempts"
+        );
+    }
+    assert_eq!(release(&holder, &key, &me).await, Ownership::Held);
+}
+
+/// Where a holder has died without a word, its waiters get the lock when its ttl is over, and not before.
+pub async fn a_waiter_is_served_when_the_holder_has_died<F: Fixture>(fixture: F) {
+    let (key, holder) = (key(&fixture, "k"), fixture.client().await);
+    let asked = Moment::now();
+    take(&holder, &key, &owner(), SHORT).await;
+    let mut waiters = JoinSet::new();
+    for _ in 0..3 {
+        let lock = locks(&fixture).await.lock(key.name()).with_retry(eager());
+        waiters.spawn(async move {
+            let guard = lock.acquire().await.expect("it comes free");
+            let since = asked.elapsed();
+            assert!(since >= SHORT, "granted after {since:?} of {SHORT:?}");
+            guard.release().await.expect("a release is answered");
+        });
+    }
+    let served = timeout(BOUND, waiters.join_all()).await;
+    assert_eq!(served.expect("all are served").len(), 3);
+}
+
+/// A waiter that no wake-up reaches, or that cannot subscribe, looks again by itself.
+pub async fn a_waiter_that_nobody_wakes_is_served<F: Fixture>(fixture: F) {
+    let error = BackendError::transient("part of the case");
+    for effect in [
+        Effect::Honest,
+        Effect::FailBefore(error),
+        Effect::HangBefore,
+    ] {
+        let ((client, locks), key) = (watched_locks(&fixture).await, key(&fixture, "k"));
+        let (holder, me) = (fixture.client().await, owner());
+        take(&holder, &key, &me, HOLD).await;
+        client.lose_wakeups(true);
+        client.on(Op::Subscribe).always(effect);
+        let options = LockOptions::default().with_recheck(OP / 5);
+        let lock = locks.lock(key.name()).with_options(options);
+        let lock = lock.with_op_timeout(OP).with_retry(eager());
+        let waiter = Handle::current().spawn(async move { lock.acquire().await });
+        sleep(50 * MILLISECOND).await;
+        assert_eq!(release(&holder, &key, &me).await, Ownership::Held);
+        let next = timeout(BOUND, waiter).await;
+        let next = next.expect("the waiter is served").expect("no panic");
+        assert!(next.expect("it is free").is_held());
+    }
+}
+
+/// A waiter is served although another client takes the lock again as soon as it has released it. In the end: how soon
+/// is for the store to say.
+pub async fn a_waiter_is_served_beside_a_greedy_one<F: Fixture>(fixture: F) {
+    let (key, is_over) = (key(&fixture, "k"), Arc::new(AtomicBool::new(false)));
+    // As for everybody, it takes time until its next attempt arrives: who polls can come in between.
+    let greedy = distant_locks(&fixture).await.1.lock(key.name());
+    let greedy = greedy.with_options(patient());
+    let first = greedy.acquire().await.expect("it is free");
+    let greed = {
+        let is_over = Arc::clone(&is_over);
+        async move {
+            let mut guard = first;
+            while !is_over.load(Ordering::SeqCst) {
+                sleep(MILLISECOND).await;
+                guard.release().await.expect("a release is answered");
+                guard = greedy.acquire().await.expect("it comes free");
+            }
+        }
     };
-    assert!(
-        *waited >= SHORT && *waited <= took,
-        "{waited:?} of {took:?}"
-    );
-    assert_eq!(holder.label.as_deref(), Some("me"));
+    let greed = Handle::current().spawn(greed);
+    let polite = locks(&fixture).await.lock(key.name());
+    let polite = polite.with_options(patient());
+    for _ in 0..3 {
+        let guard = timeout(BOUND, polite.acquire()).await;
+        let guard = guard.expect("it is served in the end");
+        drop(guard.expect("it comes free"));
+    }
+    is_over.store(true, Ordering::SeqCst);
+    greed.await.expect("no panic");
 }
 
 pub(crate) async fn subscribe(client: &impl LockBackend, key: &LockKey) -> Box<dyn Wakeup> {

@@ -62,12 +62,10 @@ impl Way {
                 self.apply(&request).await;
                 self.apply(&request).await
             }
-            Effect::CopyAfter(delay) => {
-                let (way, copy) = (Arc::clone(self), request.clone());
-                Handle::current().spawn(async move {
-                    sleep(delay).await;
-                    way.apply(&copy).await;
-                });
+            Effect::Copy => {
+                // Nobody hears the answer to it.
+                let (unheard, _) = oneshot::channel();
+                self.keep(request.clone(), unheard);
                 self.apply(&request).await
             }
             Effect::Panic => panic!("scripted panic in {:?}", request.op()),
@@ -98,12 +96,17 @@ impl Way {
 
     async fn ask(&self, request: Request) -> Reply {
         let (reply, answer) = oneshot::channel();
-        self.state().asking.push_back((request, reply));
-        self.asked.notify_one();
+        self.keep(request, reply);
         match answer.await {
             Ok(reply) => reply,
             Err(_) => std::future::pending().await,
         }
+    }
+
+    /// Keeps a request for the test.
+    fn keep(&self, request: Request, reply: oneshot::Sender<Reply>) {
+        self.state().asking.push_back((request, reply));
+        self.asked.notify_one();
     }
 
     /// Applies `request` at the backend inside. The answer may still be lost.

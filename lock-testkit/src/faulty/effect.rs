@@ -36,9 +36,9 @@ pub enum Effect {
     DelayBoth(Duration),
     /// Applied twice, as if the client had lost its connection and sent the request again; answered like the second time.
     Resend,
-    /// Applied and answered truthfully; a copy of the request arrives after the delay, whether or not the caller is
-    /// still there, and nobody hears its answer.
-    CopyAfter(Duration),
+    /// Applied and answered truthfully; a copy of the request is kept for the test, which
+    /// [applies](crate::Call::apply) it when it likes: see [`Faulty::next_call`](crate::Faulty::next_call).
+    Copy,
     /// Not applied; the call panics.
     Panic,
 }

@@ -44,6 +44,12 @@ pub(super) struct Store {
     takers: Mutex<HashMap<String, Option<task::Id>>>,
     /// When the first attempt for each key was refused.
     refused: Mutex<HashMap<String, Moment>>,
+    /// The owners whose releases were sent.
+    released: Mutex<HashSet<String>>,
+    /// Who held each key before the last step.
+    replica: Mutex<HashMap<String, Option<Holder>>>,
+    /// Keys that somebody has subscribed to before.
+    pub(super) subscribed: Mutex<HashSet<String>>,
 }
 
 impl Broken {
@@ -80,6 +86,7 @@ impl Broken {
             Flaw::CutsAtNul => text.split('\0').next().unwrap_or_default().to_owned(),
             Flaw::TrimsNames => text.trim().to_owned(),
             Flaw::LocksNamesWithoutPrefix => key.name().to_owned(),
+            Flaw::NormalizesNames => text.replace("e\u{301}", "\u{e9}"),
             Flaw::CutsLongKeys => text.chars().take(500).collect(),
             _ => text.to_owned(),
         };
@@ -145,6 +152,7 @@ impl Broken {
         }
         let ttl = request.ttl;
         request.ttl = self.ttl(&request);
+        self.replicate(key).await?;
         match self.honest.try_acquire(request).await? {
             Attempt::Granted(grant) => {
                 if self.flaw == Flaw::SetsThenExpires {
@@ -176,6 +184,14 @@ impl Broken {
                 Ok(Attempt::Busy(busy))
             }
         }
+    }
+
+    /// The replica learns what the store has before the step that comes.
+    async fn replicate(&self, key: &LockKey) -> Result<(), BackendError> {
+        let found = self.honest.inspect(key).await?;
+        let mut replica = self.store.replica.lock().unwrap();
+        replica.insert(key.as_str().to_owned(), found);
+        Ok(())
     }
 
     /// How long the entry is made to last.
@@ -309,6 +325,11 @@ impl LockBackend for Broken {
             key => key?,
         };
         let owner = self.identify(owner);
+        self.replicate(&key).await?;
+        let is_first = {
+            let mut released = self.store.released.lock().unwrap();
+            released.insert(owner.expose().to_owned())
+        };
         let holder = self.entry(&key).map(|entry| entry.owner);
         let same_token = |one: &Owner| one.expose().get(..32) == owner.expose().get(..32);
         let taker = self.store.takers.lock().unwrap().get(key.as_str()).copied();
@@ -328,6 +349,7 @@ impl LockBackend for Broken {
             (Flaw::OwnedByTheTask, Some(_)) if taker != Some(task::try_id()) => {
                 Ok(Ownership::Taken)
             }
+            (Flaw::ReleasesOnlyOnce, _) if !is_first => Ok(Ownership::Absent),
             (Flaw::WakesNobody, _) => {
                 self.honest.lose_wakeups(true);
                 self.honest.release(&key, owner).await
@@ -339,6 +361,10 @@ impl LockBackend for Broken {
     async fn inspect(&self, key: &LockKey) -> Result<Option<Holder>, BackendError> {
         let key = self.spell(key)?;
         let mut found = self.honest.inspect(&key).await?;
+        if self.flaw == Flaw::InspectsAReplica {
+            let replica = self.store.replica.lock().unwrap();
+            found = replica.get(key.as_str()).cloned().flatten();
+        }
         match (self.flaw, &mut found) {
             (Flaw::HasNoEnd, Some(holder)) => holder.remaining = None,
             (Flaw::TellsTheOwnerAsTheLabel, Some(holder)) => {

@@ -26,6 +26,7 @@ pub(crate) enum Flaw {
     SaysHeldTwice,
     SaysAbsentButDeletes,
     OwnedByTheTask,
+    ReleasesOnlyOnce,
     // renewal
     RenewsNothing,
     RenewsForStrangers,
@@ -49,6 +50,7 @@ pub(crate) enum Flaw {
     LosesTheWakeUpOfADroppedWait,
     UnsubscribesAll,
     ListensForTrimmedNames,
+    WakesTheFirstOfAllOnly,
     // names
     RefusesControlCharacters,
     IgnoresCase,
@@ -56,6 +58,7 @@ pub(crate) enum Flaw {
     TrimsNames,
     LocksNamesWithoutPrefix,
     CutsLongKeys,
+    NormalizesNames,
     // hand-over
     HandsOverFromAnybody,
     HandsOverWhatIsFree,
@@ -66,6 +69,7 @@ pub(crate) enum Flaw {
     RepeatsGetNewTokens,
     HidesTheLabel,
     InspectionDeletes,
+    InspectsAReplica,
     DeclaresWakeUpsInVain,
     StaysLockedWhenDropped,
     LeavesATask,

@@ -9,6 +9,9 @@ pub(crate) const TABLE: &[(Flaw, &[&str])] = &[
         &[
             "exclusion::a_held_key_is_busy_for_everybody_else",
             "exclusion::two_holds_never_overlap",
+            "exclusion::holds_of_many_tasks_do_not_overlap",
+            "cancellation::a_cancelled_wait_leaves_the_holder_alone",
+            "faults::an_attempt_that_failed_is_neither_busy_nor_granted",
         ],
     ),
     (
@@ -20,6 +23,8 @@ pub(crate) const TABLE: &[(Flaw, &[&str])] = &[
         &[
             "exclusion::of_many_concurrent_attempts_one_is_granted",
             "exclusion::two_holds_never_overlap",
+            "exclusion::holds_of_many_tasks_do_not_overlap",
+            "exclusion::small_histories_are_linearizable",
         ],
     ),
     (
@@ -31,6 +36,8 @@ pub(crate) const TABLE: &[(Flaw, &[&str])] = &[
             "expiry::a_holder_that_was_frozen_leaves_the_next_one_alone",
             "expiry::an_entry_ends_by_itself",
             "expiry::every_entry_has_an_end",
+            "waiting::a_waiter_is_served_when_the_holder_has_died",
+            "guards::a_forgotten_guard_ends_with_the_longest_hold",
         ],
     ),
     (
@@ -42,9 +49,14 @@ pub(crate) const TABLE: &[(Flaw, &[&str])] = &[
         KeepsTheEntryOnRelease,
         &[
             "release::a_release_frees_the_lock_and_says_so",
-            "waiting::a_waiter_gets_what_is_released",
+            "waiting::a_waiter_is_served_after_a_release",
             "lifecycle::a_shutdown_releases_what_is_held_and_refuses_what_is_new",
             "ownership::a_release_frees_the_key",
+            "waiting::a_waiter_that_nobody_wakes_is_served",
+            "cancellation::a_cancelled_acquire_of_a_free_lock_leaves_nothing_behind",
+            "cancellation::a_cancelled_release_is_finished",
+            "faults::a_wait_ends_in_time_at_a_store_that_does_not_answer",
+            "faults::a_release_that_failed_is_done_later",
         ],
     ),
     (
@@ -58,19 +70,30 @@ pub(crate) const TABLE: &[(Flaw, &[&str])] = &[
             "ownership::releasing_twice_is_harmless",
             "ownership::a_late_release_leaves_the_next_holder_alone",
             "release::a_guard_that_lost_its_entry_says_so",
+            "faults::a_late_copy_leaves_the_next_holder_alone",
+            "guards::with_says_that_the_lock_was_lost",
         ],
     ),
     (
         ComparesTheTokenOnly,
         &["ownership::the_whole_owner_is_compared"],
     ),
-    (SaysHeldTwice, &["ownership::releasing_twice_is_harmless"]),
+    (
+        SaysHeldTwice,
+        &[
+            "ownership::releasing_twice_is_harmless",
+            "guards::with_says_that_the_lock_was_lost",
+        ],
+    ),
     (
         RenewsNothing,
         &[
             "renewal::a_held_lock_is_renewed_for_as_long_as_it_is_held",
             "renewal::extending_beside_renewals_keeps_the_longer_time",
             "renewal::a_renewal_prolongs",
+            "cancellation::a_cancelled_extension_leaves_a_deadline_that_is_safe",
+            "faults::a_renewal_that_fails_once_is_made_up_for",
+            "guards::a_guard_outlives_the_locks_it_came_from",
         ],
     ),
     (
@@ -81,6 +104,7 @@ pub(crate) const TABLE: &[(Flaw, &[&str])] = &[
             "loss::a_guard_is_lost_when_the_same_client_took_the_lock_anew",
             "renewal::a_stranger_cannot_renew",
             "renewal::renewing_after_a_takeover_leaves_the_new_holder_alone",
+            "faults::a_late_copy_leaves_the_next_holder_alone",
         ],
     ),
     (
@@ -92,9 +116,16 @@ pub(crate) const TABLE: &[(Flaw, &[&str])] = &[
             "renewal::renewing_after_the_end_does_not_resurrect",
             "renewal::renewing_after_a_release_does_not_resurrect",
             "renewal::renewing_after_an_eviction_does_not_resurrect",
+            "guards::with_says_that_the_lock_was_lost",
         ],
     ),
-    (AtLeastShortens, &["renewal::at_least_never_shortens"]),
+    (
+        AtLeastShortens,
+        &[
+            "renewal::at_least_never_shortens",
+            "faults::a_late_copy_shortens_nothing",
+        ],
+    ),
     (
         ExactlyIsAtLeast,
         &[
@@ -119,13 +150,17 @@ pub(crate) const TABLE: &[(Flaw, &[&str])] = &[
     ),
     (
         GivesOneTokenForEver,
-        &["fencing::tokens_rise_over_a_thousand_grants"],
+        &[
+            "fencing::tokens_rise_over_a_thousand_grants",
+            "fencing::each_guard_carries_a_greater_token",
+        ],
     ),
     (
         CountsInTheEntry,
         &[
             "fencing::tokens_rise_across_expiry",
             "fencing::tokens_rise_across_eviction",
+            "fencing::each_guard_carries_a_greater_token",
         ],
     ),
     (
@@ -133,7 +168,14 @@ pub(crate) const TABLE: &[(Flaw, &[&str])] = &[
         &["fencing::blocks_have_the_size_asked_for_and_are_given_once"],
     ),
     (CountsNanoseconds, &["fencing::tokens_fit_into_53_bits"]),
-    (WakesNobody, &["waiting::a_release_wakes_all_who_subscribe"]),
+    (
+        WakesNobody,
+        &[
+            "waiting::a_release_wakes_all_who_subscribe",
+            "waiting::a_waiter_is_served_after_a_release",
+            "waiting::a_waiter_is_served_beside_a_greedy_one",
+        ],
+    ),
     (
         IsDeafBeforeTheWait,
         &["waiting::a_release_before_the_wait_counts"],
@@ -144,19 +186,31 @@ pub(crate) const TABLE: &[(Flaw, &[&str])] = &[
     ),
     (
         UnsubscribesAll,
-        &["waiting::dropping_one_subscription_leaves_the_others"],
+        &[
+            "waiting::dropping_one_subscription_leaves_the_others",
+            "waiting::a_hundred_waiters_are_all_served",
+        ],
     ),
     (
         ListensForTrimmedNames,
-        &["names::odd_names_can_be_waited_for"],
+        &[
+            "names::odd_names_can_be_waited_for",
+            "names::guards_of_odd_names_are_guards_like_any_other",
+        ],
     ),
     (
         RefusesControlCharacters,
-        &["names::odd_names_are_names_like_any_other"],
+        &[
+            "names::odd_names_are_names_like_any_other",
+            "names::guards_of_odd_names_are_guards_like_any_other",
+        ],
     ),
     (
         IgnoresCase,
-        &["names::nearly_equal_names_are_different_locks"],
+        &[
+            "names::nearly_equal_names_are_different_locks",
+            "names::guards_of_nearly_equal_names_are_held_side_by_side",
+        ],
     ),
     (
         CutsAtNul,
@@ -173,7 +227,13 @@ pub(crate) const TABLE: &[(Flaw, &[&str])] = &[
             "names::prefix_and_name_together_are_the_key",
         ],
     ),
-    (CutsLongKeys, &["names::the_longest_key_works"]),
+    (
+        CutsLongKeys,
+        &[
+            "names::the_longest_key_works",
+            "names::a_name_is_refused_unasked_or_taken_whole",
+        ],
+    ),
     (
         HandsOverFromAnybody,
         &[
@@ -195,21 +255,31 @@ pub(crate) const TABLE: &[(Flaw, &[&str])] = &[
     ),
     (
         RepeatsShorten,
-        &["lifecycle::a_repeated_attempt_answers_the_same_grant_and_touches_nothing"],
+        &[
+            "lifecycle::a_repeated_attempt_answers_the_same_grant_and_touches_nothing",
+            "faults::a_late_copy_shortens_nothing",
+        ],
     ),
     (
         RepeatsAreBusy,
-        &["lifecycle::a_repeated_attempt_answers_the_same_grant_and_touches_nothing"],
+        &[
+            "lifecycle::a_repeated_attempt_answers_the_same_grant_and_touches_nothing",
+            "faults::requests_that_arrive_twice_are_done_once",
+        ],
     ),
     (
         RepeatsGetNewTokens,
-        &["lifecycle::a_repeated_attempt_answers_the_same_grant_and_touches_nothing"],
+        &[
+            "lifecycle::a_repeated_attempt_answers_the_same_grant_and_touches_nothing",
+            "faults::a_late_copy_shortens_nothing",
+        ],
     ),
     (
         HidesTheLabel,
         &[
             "exclusion::a_held_lock_is_busy_and_says_who_holds_it",
             "lifecycle::a_busy_answer_names_the_holder",
+            "waiting::a_wait_that_is_over_says_who_holds_the_lock",
         ],
     ),
     (
@@ -255,7 +325,8 @@ pub(crate) const TABLE: &[(Flaw, &[&str])] = &[
         &[
             "exclusion::a_held_lock_is_busy_and_says_who_holds_it",
             "waiting::a_wait_of_zero_is_one_attempt",
-            "waiting::a_wait_that_is_over_says_so",
+            "waiting::retries_are_made_as_often_as_was_asked",
+            "waiting::a_wait_that_is_over_says_who_holds_the_lock",
         ],
     ),
     (
@@ -264,7 +335,7 @@ pub(crate) const TABLE: &[(Flaw, &[&str])] = &[
             "exclusion::a_held_key_is_busy_for_everybody_else",
             "exclusion::a_held_lock_is_busy_and_says_who_holds_it",
             "waiting::a_wait_of_zero_is_one_attempt",
-            "waiting::a_wait_that_is_over_says_so",
+            "waiting::a_wait_that_is_over_says_who_holds_the_lock",
         ],
     ),
     (
@@ -288,6 +359,9 @@ pub(crate) const TABLE: &[(Flaw, &[&str])] = &[
             "expiry::a_lock_whose_holder_is_gone_comes_free_after_its_ttl",
             "expiry::what_is_left_to_expire_ends_with_its_ttl",
             "expiry::an_entry_lasts_at_least_its_ttl",
+            "faults::a_lock_that_cannot_be_renewed_is_lost_before_its_entry_ends",
+            "waiting::a_waiter_is_served_when_the_holder_has_died",
+            "guards::a_guard_outlives_the_locks_it_came_from",
         ],
     ),
     (
@@ -300,7 +374,17 @@ pub(crate) const TABLE: &[(Flaw, &[&str])] = &[
     ),
     (
         OwnedByTheTask,
-        &["ownership::a_guard_may_go_to_other_tasks_and_threads"],
+        &[
+            "ownership::a_guard_may_go_to_other_tasks_and_threads",
+            "cancellation::a_cancelled_acquire_of_a_free_lock_leaves_nothing_behind",
+            "cancellation::a_cancelled_wait_for_a_lock_that_comes_free_leaves_nothing_behind",
+            "cancellation::a_cancelled_release_is_finished",
+            "cancellation::a_cancelled_body_lets_go",
+            "cancellation::a_cancelled_hand_over_loses_nothing",
+            "faults::a_grant_that_nobody_heard_of_is_given_back",
+            "guards::a_guard_is_released_wherever_it_is_dropped",
+            "guards::with_lets_go_however_its_body_ends",
+        ],
     ),
     (
         RenewalsAddUp,
@@ -331,7 +415,10 @@ pub(crate) const TABLE: &[(Flaw, &[&str])] = &[
     ),
     (
         LeavesATask,
-        &["lifecycle::a_hundred_holds_leave_no_task_behind"],
+        &[
+            "lifecycle::a_hundred_holds_leave_no_task_behind",
+            "cancellation::a_storm_of_timeouts_leaves_nothing_behind",
+        ],
     ),
     (NeedsManyThreads, &["lifecycle::one_thread_is_enough"]),
     (
@@ -348,5 +435,25 @@ pub(crate) const TABLE: &[(Flaw, &[&str])] = &[
     (
         CallsARefusalAbsent,
         &["errors::a_store_that_is_down_is_a_failure_and_never_busy"],
+    ),
+    (
+        InspectsAReplica,
+        &["exclusion::small_histories_are_linearizable"],
+    ),
+    (
+        ReleasesOnlyOnce,
+        &["faults::an_attempt_that_arrives_after_it_was_given_up_does_not_stay"],
+    ),
+    (
+        NormalizesNames,
+        &["names::guards_of_nearly_equal_names_are_held_side_by_side"],
+    ),
+    (
+        WakesTheFirstOfAllOnly,
+        &[
+            "waiting::waiters_that_go_do_not_keep_the_others_waiting",
+            "waiting::a_release_wakes_all_who_subscribe",
+            "waiting::a_hundred_waiters_are_all_served",
+        ],
     ),
 ];

@@ -25,10 +25,13 @@ impl Wakeups for Broken {
         let wakeups = self.honest.wakeups().unwrap();
         let honest = wakeups.subscribe(&key, place).await?;
         let dropped = self.store.dropped.load(Ordering::SeqCst);
+        let mut subscribed = self.store.subscribed.lock().unwrap();
+        let is_first = subscribed.insert(key.as_str().to_owned());
         Ok(Box::new(BrokenWakeup {
             of: self.clone(),
             honest,
             dropped,
+            is_first,
         }))
     }
 
@@ -42,6 +45,7 @@ struct BrokenWakeup {
     of: Broken,
     honest: Box<dyn Wakeup>,
     dropped: usize,
+    is_first: bool,
 }
 
 #[async_trait]
@@ -64,6 +68,7 @@ impl Wakeup for BrokenWakeup {
             {
                 std::future::pending().await
             }
+            Flaw::WakesTheFirstOfAllOnly if !self.is_first => std::future::pending().await,
             _ => self.honest.notified().await,
         }
     }

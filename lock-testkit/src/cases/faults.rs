@@ -1,0 +1,244 @@
+//! Calls that fail, hang, lose their reply, come late or come twice: what may have been done is called unknown and cleaned up, and
+//! nobody holds what is somebody else's. Contract G6, G10, G11; SCENARIOS R03 to R06, F03 to F06.
+
+use lock_core::{
+    BackendError, LockBackend, LockError, Locks, LossReason, Moment, Ownership, Released,
+};
+use tokio::runtime::Handle;
+
+use super::{
+    BOUND, EARLY, HOLD, OP, assert_lasts, assert_outlives, comes_free, eventually, hold, is_free,
+    key, owner, refused, release, take, watched_locks,
+};
+use crate::faulty::{Effect, Faulty, Op};
+use crate::fixture::Fixture;
+
+fn cut() -> BackendError {
+    BackendError::unknown("part of the case")
+}
+
+fn refusal() -> BackendError {
+    BackendError::transient("part of the case")
+}
+
+/// An attempt that is applied while nobody hears of it is an unknown outcome, not a refusal and not a failure, and is given
+/// back.
+pub async fn a_grant_that_nobody_heard_of_is_given_back<F: Fixture>(fixture: F) {
+    let ((client, locks), oracle) = (watched_locks(&fixture).await, fixture.client().await);
+    for effect in [Effect::LoseReply(cut()), Effect::HangAfter] {
+        let key = key(&fixture, "k");
+        let lock = locks.lock(key.name()).with_ttl(HOLD).with_op_timeout(OP);
+        client.on(Op::Acquire).next(effect);
+        let error = lock.try_acquire().await.expect_err("nobody heard of it");
+        assert!(matches!(error, LockError::Unknown { .. }), "{error}");
+        assert!(error.is_retryable() && !error.is_busy(), "{error}");
+        comes_free(&oracle, &key).await;
+        // A wait goes on after it.
+        client.on(Op::Acquire).next(Effect::LoseReply(cut()));
+        let guard = hold(&lock).await;
+        refused(&oracle, &key, &owner()).await;
+        guard.release().await.expect("a release is answered");
+        comes_free(&oracle, &key).await;
+    }
+}
+
+/// A wait is over in time also if the store does all it is asked and answers nothing; the outcome is then unknown.
+pub async fn a_wait_ends_in_time_at_a_store_that_does_not_answer<F: Fixture>(fixture: F) {
+    let ((client, locks), oracle) = (watched_locks(&fixture).await, fixture.client().await);
+    let key = key(&fixture, "k");
+    let lock = locks.lock(key.name()).with_ttl(HOLD).with_op_timeout(OP);
+    client.on(Op::Acquire).always(Effect::HangAfter);
+    let start = Moment::now();
+    let error = lock.with_wait(OP).acquire().await;
+    let error = error.expect_err("nothing is answered");
+    assert!(matches!(error, LockError::Unknown { .. }), "{error}");
+    let took = start.elapsed();
+    assert!((OP - EARLY..3 * OP + BOUND).contains(&took), "{took:?}");
+    comes_free(&oracle, &key).await;
+    take(&oracle, &key, &owner(), HOLD).await;
+}
+
+/// An attempt that is given up, cleaned up after, and applied only then is released once more.
+pub async fn an_attempt_that_arrives_after_it_was_given_up_does_not_stay<F: Fixture>(fixture: F) {
+    let ((client, locks), oracle) = (watched_locks(&fixture).await, fixture.client().await);
+    let key = key(&fixture, "k");
+    let lock = locks.lock(key.name()).with_ttl(HOLD).with_op_timeout(OP);
+    client.on(Op::Acquire).next(Effect::Ask);
+    let error = lock.try_acquire().await.expect_err("it is not answered");
+    assert!(matches!(error, LockError::Unknown { .. }), "{error}");
+    let released = async || !client.calls_of(Op::Release).is_empty();
+    eventually("the attempt is released", released).await;
+    client.next_call().await.apply().await;
+    comes_free(&oracle, &key).await;
+    take(&oracle, &key, &owner(), HOLD).await;
+}
+
+/// A store that refuses an attempt without doing it is a failure that is retried, and never a lock that is busy.
+pub async fn an_attempt_that_failed_is_neither_busy_nor_granted<F: Fixture>(fixture: F) {
+    let ((client, locks), oracle) = (watched_locks(&fixture).await, fixture.client().await);
+    let key = key(&fixture, "k");
+    let lock = locks.lock(key.name());
+    client.on(Op::Acquire).next(Effect::FailBefore(refusal()));
+    let error = lock.try_acquire().await.expect_err("the store failed");
+    assert!(!error.is_busy(), "{error}");
+    assert!(is_free(&oracle, &key).await);
+    client.on(Op::Acquire).next(Effect::FailBefore(refusal()));
+    let guard = lock.acquire().await.expect("it is tried again");
+    refused(&oracle, &key, &owner()).await;
+    assert_eq!(
+        guard.release().await.expect("a release is answered"),
+        Released::Released
+    );
+    assert!(is_free(&oracle, &key).await);
+}
+
+/// A request that arrives twice is one grant to one owner, which is not busy to itself and is released once.
+pub async fn requests_that_arrive_twice_are_done_once<F: Fixture>(fixture: F) {
+    let ((client, locks), oracle) = (resending(&fixture).await, fixture.client().await);
+    let key = key(&fixture, "k");
+    let lock = locks.lock(key.name()).with_ttl(HOLD);
+    for op in [Op::Acquire, Op::Renew, Op::Release] {
+        client.on(op).always(Effect::Resend);
+    }
+    let mut newest = None;
+    for _ in 0..3 {
+        let asked = Moment::now();
+        let guard = lock.try_acquire().await;
+        let guard = guard.expect("the second copy is the same owner's");
+        refused(&oracle, &key, &owner()).await;
+        assert_lasts(&oracle, &key, HOLD, asked).await;
+        if client.capabilities().any_ttl {
+            let asked = Moment::now();
+            guard.renew_for(2 * HOLD).await.expect("it is held");
+            assert_lasts(&oracle, &key, 2 * HOLD, asked).await;
+        }
+        let token = guard.fencing_token();
+        assert!(token.is_none() || newest < token, "{newest:?}, {token:?}");
+        newest = token;
+        let released = guard.release().await.expect("a release is answered");
+        assert_eq!(released, Released::Released);
+        assert!(is_free(&oracle, &key).await);
+    }
+}
+
+/// A copy of an attempt or of a renewal that arrives late does not shorten what was prolonged since.
+pub async fn a_late_copy_shortens_nothing<F: Fixture>(fixture: F) {
+    let ((client, locks), oracle) = (resending(&fixture).await, fixture.client().await);
+    for op in [Op::Acquire, Op::Renew] {
+        let key = key(&fixture, "k");
+        let lock = locks.lock(key.name()).with_ttl(HOLD);
+        client.on(op).next(Effect::Copy);
+        let guard = lock.try_acquire().await.expect("it is free");
+        guard.renew_for(2 * HOLD).await.expect("it is held");
+        let asked = Moment::now();
+        guard.renew_for(3 * HOLD).await.expect("it is held");
+        client.next_call().await.apply().await;
+        assert_lasts(&oracle, &key, 3 * HOLD, asked).await;
+        let released = guard.release().await.expect("a release is answered");
+        assert_eq!(released, Released::Released);
+    }
+}
+
+/// A copy of any request that arrives when somebody else holds the lock does nothing.
+pub async fn a_late_copy_leaves_the_next_holder_alone<F: Fixture>(fixture: F) {
+    let ((client, locks), oracle) = (resending(&fixture).await, fixture.client().await);
+    let (key, next) = (key(&fixture, "k"), owner());
+    let lock = locks.lock(key.name()).with_ttl(HOLD);
+    for op in [Op::Acquire, Op::Renew, Op::Release] {
+        client.on(op).next(Effect::Copy);
+    }
+    let guard = lock.try_acquire().await.expect("it is free");
+    if client.capabilities().any_ttl {
+        guard.renew_for(2 * HOLD).await.expect("it is held");
+    }
+    guard.release().await.expect("a release is answered");
+    let asked = Moment::now();
+    take(&oracle, &key, &next, HOLD).await;
+    while let Some(copy) = client.try_next_call() {
+        copy.apply().await;
+        assert_lasts(&oracle, &key, HOLD, asked).await;
+    }
+    assert_eq!(release(&oracle, &key, &next).await, Ownership::Held);
+}
+
+/// One renewal that is refused, loses its reply or is never answered is made up for before the entry ends.
+pub async fn a_renewal_that_fails_once_is_made_up_for<F: Fixture>(fixture: F) {
+    tokio::join!(
+        is_made_up_for(&fixture, Effect::FailBefore(refusal())),
+        is_made_up_for(&fixture, Effect::LoseReply(cut())),
+        is_made_up_for(&fixture, Effect::HangBefore),
+        is_made_up_for(&fixture, Effect::HangAfter),
+    );
+}
+
+async fn is_made_up_for<F: Fixture>(fixture: &F, effect: Effect) {
+    let ((client, locks), oracle) = (watched_locks(fixture).await, fixture.client().await);
+    let (key, ttl, start) = (key(fixture, "k"), 6 * OP, Moment::now());
+    let lock = locks.lock(key.name()).with_ttl(ttl).with_op_timeout(OP);
+    client.on(Op::Renew).next(effect.clone());
+    let guard = hold(&lock).await;
+    let renewed = async || {
+        assert_outlives(&oracle, &guard).await;
+        let again = client.calls_of(Op::Renew).len() > 1;
+        // What was granted first has less.
+        again && guard.remaining() + start.elapsed() > ttl + OP
+    };
+    eventually(&format!("renewed after {effect:?}"), renewed).await;
+    guard.release().await.expect("a release is answered");
+    comes_free(&oracle, &key).await;
+}
+
+/// A lock whose renewals all fail is lost, and said to be, before its entry can have ended; then somebody else gets it.
+pub async fn a_lock_that_cannot_be_renewed_is_lost_before_its_entry_ends<F: Fixture>(fixture: F) {
+    tokio::join!(
+        is_lost_in_time(&fixture, Effect::FailBefore(refusal())),
+        is_lost_in_time(&fixture, Effect::LoseReply(cut())),
+        is_lost_in_time(&fixture, Effect::HangBefore),
+    );
+}
+
+async fn is_lost_in_time<F: Fixture>(fixture: &F, effect: Effect) {
+    let ((client, locks), oracle) = (watched_locks(fixture).await, fixture.client().await);
+    let key = key(fixture, "k");
+    let lock = locks.lock(key.name()).with_ttl(3 * OP);
+    client.on(Op::Renew).always(effect);
+    let guard = hold(&lock).await;
+    let loss = guard.loss();
+    let lost = Handle::current().spawn(async move { loss.lost().await });
+    let told = async || {
+        assert_outlives(&oracle, &guard).await;
+        lost.is_finished()
+    };
+    eventually("the holder is told", told).await;
+    assert!(!guard.is_held());
+    let reason = lost.await.expect("no panic");
+    assert_eq!(reason, LossReason::Unconfirmed);
+    assert!(client.calls_of(Op::Renew).len() > 1, "it was tried again");
+    drop(guard);
+    comes_free(&oracle, &key).await;
+    take(&oracle, &key, &owner(), HOLD).await;
+}
+
+/// A release that is not answered, or fails, is of unknown outcome or a failure, and is tried again until it is done.
+pub async fn a_release_that_failed_is_done_later<F: Fixture>(fixture: F) {
+    let ((client, locks), oracle) = (watched_locks(&fixture).await, fixture.client().await);
+    for effect in [Effect::FailBefore(refusal()), Effect::HangBefore] {
+        let key = key(&fixture, "k");
+        let lock = locks.lock(key.name()).with_ttl(HOLD).with_op_timeout(OP);
+        let guard = hold(&lock).await;
+        client.on(Op::Release).next(effect.clone());
+        let error = guard.release().await.expect_err("it was not applied");
+        let is_unknown = matches!(error, LockError::Unknown { .. });
+        let is_failed = matches!(error, LockError::Backend { .. });
+        assert!(is_unknown || is_failed, "{error}");
+        assert_eq!(is_unknown, matches!(effect, Effect::HangBefore), "{error}");
+        comes_free(&oracle, &key).await;
+    }
+}
+
+/// Like [`watched_locks`], with a client that declares that it sends again by itself.
+async fn resending<F: Fixture>(fixture: &F) -> (Faulty<F::Backend>, Locks) {
+    let client = watched_locks(fixture).await.0.with_resends();
+    let locks = Locks::new(client.clone()).with_prefix(fixture.prefix());
+    (client, locks)
+}
