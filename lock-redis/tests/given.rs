@@ -7,6 +7,7 @@ use common::*;
 use lock_core::{LockBackend, Locks, Released};
 use lock_redis::redis::Client;
 use lock_testkit::server::RedisServer;
+use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 #[tokio::test]
@@ -44,4 +45,25 @@ async fn locks_on_a_connection_made_elsewhere_are_held_waited_for_and_released()
     // This client may send again by itself: a release that finds nothing may be the second copy's.
     assert_eq!(guard.release().await.unwrap(), Released::Released);
     assert!(!exists(&server, "k"));
+}
+
+/// Waiters have no connection of their own there, and take no turn from the release.
+#[tokio::test]
+async fn a_hundred_who_poll_over_one_connection_do_not_hold_up_its_releases() {
+    let server = RedisServer::start();
+    let client = Client::open(server.url()).unwrap();
+    let one = Backend::from_connection(client.get_multiplexed_async_connection().await.unwrap());
+    let lock = Locks::new(one).lock("k").with_ttl(LASTING);
+    let guard = lock.acquire().await.unwrap();
+    let mut waiters = JoinSet::new();
+    for _ in 0..100 {
+        let lock = lock.clone();
+        waiters.spawn(async move { lock.acquire().await.unwrap().release().await.unwrap() });
+    }
+    sleep(500 * MS).await;
+    assert_eq!(guard.release().await.unwrap(), Released::Released);
+    let served = tokio::time::timeout(LASTING, waiters.join_all()).await;
+    assert_eq!(served.unwrap(), [Released::Released; 100]);
+    // One, and the oracle's.
+    assert_eq!(server.cli(&["CLIENT", "LIST"]).text().lines().count(), 2);
 }
