@@ -9,8 +9,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures_util::future::join_all;
 use lock_core::{
-    AcquireRequest, Attempt, BackendError, Busy, Capabilities, Grant, Holder, LockBackend, LockKey,
-    MAX_TOKENS, Owner, Ownership, Renew, RenewRequest, Wakeups,
+    AcquireRequest, Attempt, BackendError, BackendErrorKind, Busy, Capabilities, Grant, Holder,
+    LockBackend, LockKey, MAX_TOKENS, Owner, Ownership, Renew, RenewRequest, Wakeups,
 };
 use redis::aio::{ConnectionLike, ConnectionManager};
 
@@ -18,6 +18,8 @@ use crate::answer::{Answer, Reply};
 use crate::client::{self, Given, Part, Settings, Target};
 use crate::connection::{Link, Own};
 use crate::error::Failure;
+use crate::native::Native;
+use crate::replicas::{Granted, Replicas};
 use crate::wakeups::{Hub, HubWakeups};
 use crate::{error, keys, scripts};
 
@@ -32,6 +34,10 @@ pub struct RedisBackend {
     /// Whether the keys are spread over many servers.
     cluster: bool,
     resends: bool,
+    /// What is sent instead of scripts.
+    pub(crate) native: Option<Arc<Native>>,
+    /// Who must have a grant before it counts.
+    replicas: Option<Arc<Replicas>>,
     /// Whether the server let us run every command that the scripts need: asked with the first attempt.
     checked: Arc<AtomicBool>,
 }
@@ -62,6 +68,23 @@ impl RedisBackend {
         Self::over(Link::Given(Given::new(connection)), true)
     }
 
+    /// Waits with each grant until `least` replicas have it.
+    pub(crate) fn with_replicas(mut self, least: u16) -> Self {
+        if let (Link::Own(own), 1..) = (&self.link, least) {
+            let another = Own::new(Arc::clone(&own.target));
+            self.replicas = Some(Arc::new(Replicas::new(least, another)));
+        }
+        self
+    }
+
+    /// Sends no scripts.
+    pub(crate) fn with_native_commands(mut self) -> Self {
+        if let Link::Own(own) = &self.link {
+            self.native = Some(Arc::new(Native::new(Arc::clone(own))));
+        }
+        self
+    }
+
     pub(crate) fn own(target: Target) -> Self {
         let target = Arc::new(target);
         let cluster = target.is_cluster();
@@ -80,6 +103,8 @@ impl RedisBackend {
             hub: None,
             cluster: false,
             resends,
+            native: None,
+            replicas: None,
             checked: Arc::default(),
         }
     }
@@ -124,6 +149,9 @@ impl LockBackend for RedisBackend {
     async fn try_acquire<'a>(&self, request: AcquireRequest<'a>) -> Result<Attempt, BackendError> {
         let key = request.key;
         let fence = self.fence(key)?;
+        if let Some(native) = &self.native {
+            return native.try_acquire(&request).await;
+        }
         let ttl = milliseconds(request.ttl);
         let tokens = request.tokens.clamp(1, MAX_TOKENS).to_string();
         let from = request.from.map_or("", Owner::expose);
@@ -143,6 +171,14 @@ impl LockBackend for RedisBackend {
             .await?;
         match Answer::of(&reply, &fence)? {
             Answer::Granted(fencing) => {
+                let grant = Granted {
+                    key: key.as_str(),
+                    fence: &fence,
+                    owner: request.owner.expose(),
+                    ttl: request.ttl,
+                    keep: &keep,
+                };
+                self.settle(&request, &grant).await?;
                 if request.from.is_none() {
                     self.checked.store(true, Ordering::Relaxed);
                 }
@@ -173,6 +209,9 @@ impl LockBackend for RedisBackend {
 
     async fn release(&self, key: &LockKey, owner: &Owner) -> Result<Ownership, BackendError> {
         let (wake, publish) = self.wake(key)?;
+        if let Some(native) = &self.native {
+            return native.release(key.as_str(), owner, (&wake, publish)).await;
+        }
         let args = [owner.expose(), &wake, publish];
         let reply = self
             .link
@@ -183,6 +222,9 @@ impl LockBackend for RedisBackend {
 
     async fn inspect(&self, key: &LockKey) -> Result<Option<Holder>, BackendError> {
         let fence = self.fence(key)?;
+        if let Some(native) = &self.native {
+            return native.inspect(key.as_str()).await;
+        }
         let reply = self
             .link
             .run(&scripts::INSPECT, &[key.as_str(), &fence], &[])
@@ -196,10 +238,10 @@ impl LockBackend for RedisBackend {
 
     fn capabilities(&self) -> Capabilities {
         Capabilities::new()
-            .with_fencing(true)
+            .with_fencing(self.native.is_none())
             .with_wakeups(self.hub.is_some())
             .with_hand_over(true)
-            .with_any_ttl(true)
+            .with_any_ttl(self.native.is_none())
             .with_resends(self.resends)
     }
 
@@ -207,6 +249,32 @@ impl LockBackend for RedisBackend {
         self.hub
             .as_ref()
             .map(|hub| Arc::new(HubWakeups(Arc::clone(hub))) as Arc<dyn Wakeups>)
+    }
+}
+
+impl RedisBackend {
+    /// Waits until enough replicas have a grant, and gives it back if they do not get it.
+    async fn settle(
+        &self,
+        request: &AcquireRequest<'_>,
+        grant: &Granted<'_>,
+    ) -> Result<(), BackendError> {
+        let Some(replicas) = &self.replicas else {
+            return Ok(());
+        };
+        let Err(error) = replicas.settle(grant).await else {
+            return Ok(());
+        };
+        match self.release(request.key, request.owner).await {
+            // Whatever is not known of the waiting, the grant is gone now.
+            Ok(_) if error.kind() == BackendErrorKind::Unknown => {
+                Err(BackendError::transient(format!("{error}; given back")).with_source(error))
+            }
+            Ok(_) => Err(error),
+            Err(_) => Err(BackendError::unknown(format!(
+                "{error}; not given back yet"
+            ))),
+        }
     }
 }
 
@@ -235,6 +303,9 @@ impl RedisBackend {
         &self,
         batch: &[(usize, &RenewRequest<'_>)],
     ) -> Vec<Result<Ownership, BackendError>> {
+        if let Some(native) = &self.native {
+            return native.renew(batch).await;
+        }
         match self.renew_together(batch).await {
             // Their slot is on the move, and some are here and some there.
             Ok(Err(failure)) if failure.is_split() && batch.len() > 1 => {

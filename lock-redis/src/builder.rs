@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use lock_core::BackendError;
+use lock_core::{BackendError, BackendErrorKind};
 
 use crate::backend::RedisBackend;
 use crate::client::{Settings, Target};
@@ -22,6 +22,8 @@ pub const DEFAULT_RESPONSE_TIMEOUT: Duration = Duration::from_millis(1900);
 pub struct RedisBackendBuilder {
     place: Place,
     settings: Settings,
+    replicas: u16,
+    native: bool,
 }
 
 #[derive(Clone)]
@@ -99,6 +101,8 @@ impl From<Place> for RedisBackendBuilder {
         Self {
             place,
             settings: Settings::default(),
+            replicas: 0,
+            native: false,
         }
     }
 }
@@ -124,11 +128,35 @@ impl RedisBackendBuilder {
         self
     }
 
+    /// A grant counts only when so many replicas have it (`WAIT`); default 0. One that they do not get within a tenth of the
+    /// ttl, and half of the response timeout at most, is given back, and the error is transient.
+    ///
+    /// This narrows what a failover can do and does not rule it out: the replica that is promoted may be another one, and
+    /// renewals are not waited for. It costs a second round trip and a second connection.
+    pub const fn with_replicas(mut self, least: u16) -> Self {
+        self.replicas = least;
+        self
+    }
+
+    /// Never sends a script (`EVAL`, `EVALSHA`), but `SET` with `IFEQ`, and `DELIFEQ` (Valkey from 9.0) or `DELEX` (Redis from
+    /// 8.4): which of these, the server is asked at the first attempt, which is a permanent error if it has neither. Tested
+    /// on Valkey; `DELEX` through a proxy that gives a Valkey server that command in place of its own.
+    ///
+    /// There are no fencing tokens then, a lock is renewed with its one ttl only (`extend` and `renew_for` are
+    /// [`Unsupported`](lock_core::BackendErrorKind::Unsupported)), and a renewal is refused by a server that is out of memory.
+    /// **Do not use it on a key together with holders that have fencing tokens**: it gives none, so a resource that checks
+    /// them cannot tell its holders from stale ones.
+    pub const fn with_native_commands(mut self) -> Self {
+        self.native = true;
+        self
+    }
+
     /// Connects.
     ///
     /// # Errors
     ///
-    /// As [`RedisBackend::connect`].
+    /// As [`RedisBackend::connect`], and [`Unsupported`](lock_core::BackendErrorKind::Unsupported) for
+    /// [native commands](Self::with_native_commands) together with [replicas](Self::with_replicas).
     ///
     /// # Cancel safety
     ///
@@ -142,7 +170,16 @@ impl RedisBackendBuilder {
             #[cfg(feature = "cluster")]
             Place::Cluster(nodes) => Target::of_cluster(nodes, &self.settings),
         };
-        let backend = RedisBackend::own(target?);
+        let mut backend = RedisBackend::own(target?).with_replicas(self.replicas);
+        if self.native && self.replicas > 0 {
+            return Err(BackendError::new(
+                BackendErrorKind::Unsupported,
+                "waiting for replicas without scripts",
+            ));
+        }
+        if self.native {
+            backend = backend.with_native_commands();
+        }
         if let Link::Own(own) = &backend.link {
             own.connect().await?;
         }

@@ -235,20 +235,54 @@ impl Own {
 
     /// Sends over `live` and learns from the outcome what it is worth.
     async fn send(&self, live: &Arc<Live>, request: &Request<'_>) -> Result<Reply, Failure> {
-        let part = live.connection.part_of(request.keys.first().copied());
+        let key = request.keys.first().copied();
+        let cluster = live.connection.is_cluster();
+        self.watch(live, key, live.connection.send(request), |reply| {
+            // Replies carry no number: one that is not ours may be followed by others' all along.
+            !reply.is_of_a_script() || (!cluster && error::answers_read_only(reply))
+        })
+        .await
+    }
+
+    /// Sends commands about keys of the slot of `key`, one directly behind the other. The outer error: what became of them is
+    /// not known, or there was no connection.
+    pub(crate) async fn send_all(
+        self: &Arc<Self>,
+        key: &str,
+        commands: &[Vec<&str>],
+    ) -> Result<Vec<Result<Reply, Failure>>, BackendError> {
+        let live = self.live().await?;
+        let cluster = live.connection.is_cluster();
+        let sent = live.connection.send_all(key, commands);
+        self.watch(&live, Some(key), sent, |replies| {
+            let ends = |failure: &Failure| failure.ends_connection(cluster);
+            replies.len() != commands.len()
+                || replies.iter().any(|reply| reply.as_ref().is_err_and(ends))
+        })
+        .await
+        .map_err(error::not_answered)
+    }
+
+    /// Waits for what is sent over `live` and learns from the outcome what that is worth. `is_bad`: of replies after which
+    /// another connection is needed.
+    async fn watch<T>(
+        &self,
+        live: &Arc<Live>,
+        key: Option<&str>,
+        sent: impl Future<Output = Result<T, Failure>>,
+        is_bad: impl Fn(&T) -> bool,
+    ) -> Result<T, Failure> {
         let unanswered = Unanswered {
             own: self,
             live,
-            part,
+            part: live.connection.part_of(key),
         };
-        let result = live.connection.send(request).await;
+        let result = sent.await;
         let cluster = live.connection.is_cluster();
         match &result {
             Err(failure) if failure.ends_connection(cluster) => self.discard(live),
             Err(failure) if failure.is_silence(cluster) => return result,
-            // Replies carry no number: one that is not ours may be followed by others' all along.
-            Ok(reply) if !reply.is_of_a_script() => self.discard(live),
-            Ok(reply) if !cluster && error::answers_read_only(reply) => self.discard(live),
+            Ok(reply) if is_bad(reply) => self.discard(live),
             _ => {}
         }
         unanswered.answered();

@@ -74,6 +74,16 @@ impl Failure {
         self.is_answer() && code(&self.text) == "TRYAGAIN"
     }
 
+    /// Whether the server has no such command.
+    pub(crate) fn lacks_command(&self) -> bool {
+        self.is_answer() && lacks_command(&self.text)
+    }
+
+    /// Whether the key holds something else than the command is for.
+    pub(crate) fn is_about_type(&self) -> bool {
+        self.is_answer() && code(&self.text) == "WRONGTYPE"
+    }
+
     /// Whether another connection is needed: this one broke, or leads to a read-only replica, so that the address may
     /// lead to another server by now. One to a cluster leads to many servers, and the client looks after each of them.
     pub(crate) fn ends_connection(&self, cluster: bool) -> bool {

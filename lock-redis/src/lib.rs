@@ -107,6 +107,12 @@
 //!
 //! There redis-rs also tells the server its name; from Redis 7.2 on, `+client|setinfo` keeps that out of the `ACL LOG`.
 //!
+//! With [`with_replicas`] add `+wait`. With [`with_native_commands`] the second line is
+//! `+set +delifeq +type +getrange +pttl` (on Redis `+delex` in place of `+delifeq`).
+//!
+//! [`with_replicas`]: RedisBackendBuilder::with_replicas
+//! [`with_native_commands`]: RedisBackendBuilder::with_native_commands
+//!
 //! # Failures
 //!
 //! Each call sends its request once. A request that was refused, or could not be sent because there was no
@@ -120,8 +126,8 @@
 //!
 //! `backend.rs` translates calls to scripts, `answer.rs` their answers back, `scripts.rs` and `lua/` are the steps at
 //! the server, `keys.rs` the names, `error.rs` decides what a failure means, `client/` speaks to redis-rs, `builder.rs` says
-//! where to connect, `connection.rs` keeps the connection, `wakeups.rs` and `subscription.rs` wake waiters, `force.rs` is for
-//! operators.
+//! where to connect, `connection.rs` keeps the connection, `wakeups.rs` and `subscription.rs` wake waiters, `replicas.rs` waits for
+//! replicas, `native.rs` does without scripts, `force.rs` is for operators.
 
 mod answer;
 mod backend;
@@ -131,7 +137,9 @@ mod connection;
 mod error;
 mod force;
 mod keys;
+mod native;
 pub mod prefix;
+mod replicas;
 mod scripts;
 mod subscription;
 mod wakeups;

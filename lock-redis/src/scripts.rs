@@ -40,6 +40,10 @@ script!(
     RELEASE, "lua/release.lua"
 );
 script!(
+    /// KEYS: lock, fencing counter. ARGV: owner, how long the counter is kept (ms).
+    SETTLE, "lua/settle.lua"
+);
+script!(
     /// KEYS: lock, fencing counter.
     INSPECT, "lua/inspect.lua"
 );

@@ -3,6 +3,7 @@
 use futures_util::future::join_all;
 use redis::cluster::ClusterClientBuilder;
 use redis::cluster_async::ClusterConnection;
+use redis::cluster_routing::{Route, SingleNodeRoutingInfo, SlotAddr};
 use redis::io::tcp::TcpSettings;
 use redis::{ConnectionInfo, ProtocolVersion, PushInfo, PushKind, RedisResult, Value};
 use tokio::sync::mpsc;
@@ -82,6 +83,11 @@ impl Nodes {
         }
         client
     }
+}
+
+/// To the primary that has `key`.
+pub(super) fn route(key: &str) -> SingleNodeRoutingInfo {
+    SingleNodeRoutingInfo::SpecificNode(Route::with_key(key, SlotAddr::Master))
 }
 
 async fn open(client: ClusterClientBuilder) -> Result<ClusterConnection, Failure> {

@@ -63,6 +63,53 @@ impl Connection {
         result.map(reply).map_err(|error| failure(&error))
     }
 
+    /// Sends commands about keys of the slot of `key`, one directly behind the other, and answers each.
+    pub(crate) async fn send_all(
+        &self,
+        #[cfg_attr(
+            not(feature = "cluster"),
+            allow(unused_variables, reason = "for clusters")
+        )]
+        key: &str,
+        commands: &[Vec<&str>],
+    ) -> Result<Vec<Result<Reply, Failure>>, Failure> {
+        let mut pipeline = redis::pipe();
+        for command in commands {
+            for (index, part) in command.iter().enumerate() {
+                if index == 0 {
+                    pipeline.cmd(part);
+                } else {
+                    pipeline.arg(part);
+                }
+            }
+        }
+        let sent = match self {
+            Self::Server(connection) => {
+                let mut connection = connection.clone();
+                connection
+                    .send_packed_commands(&pipeline, 0, commands.len())
+                    .await
+            }
+            #[cfg(feature = "cluster")]
+            Self::Cluster(connection) => {
+                let route = cluster::route(key);
+                let mut connection = connection.clone();
+                connection
+                    .route_pipeline(pipeline, 0, commands.len(), route)
+                    .await
+            }
+        };
+        let answers = sent.map_err(|error| failure(&error))?.into_iter();
+        Ok(answers
+            .map(|value| {
+                value
+                    .extract_error()
+                    .map(reply)
+                    .map_err(|error| failure(&error))
+            })
+            .collect())
+    }
+
     /// What falls silent together with `key`.
     #[cfg_attr(
         not(feature = "cluster"),
@@ -121,6 +168,8 @@ fn reply(value: Value) -> Reply {
         Value::Int(number) => Reply::Number(number),
         Value::BulkString(bytes) => Reply::Text(bytes),
         Value::SimpleString(text) => Reply::Text(text.into_bytes()),
+        Value::Okay => Reply::Text(b"OK".to_vec()),
+        Value::Nil => Reply::Nil,
         Value::Array(items) => Reply::List(items.into_iter().map(reply).collect()),
         _ => Reply::Other,
     }
