@@ -92,8 +92,10 @@ impl RedisBackend {
         Self {
             hub,
             cluster,
-            // A cluster's client follows redirections and broken connections by itself.
-            ..Self::over(Link::Own(Own::new(target)), cluster)
+            ..Self::over(
+                Link::Own(Own::new(target)),
+                cluster && client::CLUSTER_RESENDS,
+            )
         }
     }
 

@@ -123,7 +123,7 @@ impl RedisBackendBuilder {
     /// Trusts this authority, or shows this certificate, to every server at a `rediss://` URL. Default: the system's
     /// authorities, and no certificate.
     #[cfg(feature = "tls")]
-    pub fn with_certificates(mut self, certificates: redis::TlsCertificates) -> Self {
+    pub fn with_certificates(mut self, certificates: crate::client::Certificates) -> Self {
         self.settings.certificates = Some(certificates);
         self
     }

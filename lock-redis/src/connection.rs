@@ -104,8 +104,8 @@ pub(crate) struct Own {
 }
 
 /// A connection and how many calls in a row it has not answered.
-struct Live {
-    connection: Connection,
+pub(crate) struct Live {
+    pub(crate) connection: Connection,
     unanswered: Mutex<HashMap<Part, u32>>,
     /// Whether there are any: the common path does not lock.
     in_doubt: AtomicBool,
@@ -159,7 +159,7 @@ impl Own {
     }
 
     /// The connection; a new one if there is none. Nothing was sent for the caller if this fails.
-    async fn live(self: &Arc<Self>) -> Result<Arc<Live>, BackendError> {
+    pub(crate) async fn live(self: &Arc<Self>) -> Result<Arc<Live>, BackendError> {
         if let Some(live) = self.current.load_full() {
             return Ok(live);
         }
@@ -234,7 +234,11 @@ impl Own {
     }
 
     /// Sends over `live` and learns from the outcome what it is worth.
-    async fn send(&self, live: &Arc<Live>, request: &Request<'_>) -> Result<Reply, Failure> {
+    pub(crate) async fn send(
+        &self,
+        live: &Arc<Live>,
+        request: &Request<'_>,
+    ) -> Result<Reply, Failure> {
         let key = request.keys.first().copied();
         let cluster = live.connection.is_cluster();
         self.watch(live, key, live.connection.send(request), |reply| {

@@ -84,11 +84,16 @@ impl Failure {
         self.is_answer() && code(&self.text) == "WRONGTYPE"
     }
 
+    /// Whether the server is a read-only replica.
+    pub(crate) fn is_read_only(&self) -> bool {
+        self.is_answer() && code(&self.text) == "READONLY"
+    }
+
     /// Whether another connection is needed: this one broke, or leads to a read-only replica, so that the address may
     /// lead to another server by now. One to a cluster leads to many servers, and the client looks after each of them.
     pub(crate) fn ends_connection(&self, cluster: bool) -> bool {
         match self.cause {
-            Cause::Answer => !cluster && code(&self.text) == "READONLY",
+            Cause::Answer => !cluster && self.is_read_only(),
             Cause::Credentials => true,
             Cause::NotSent | Cause::Broken => !cluster,
             Cause::Settings | Cause::Late | Cause::Odd => false,

@@ -197,6 +197,7 @@ impl Session<'_> {
                     match event.ok_or(Disconnected)? {
                         Event::Message(channel) => hub.wake(&channel),
                         Event::Ended(channel) => self.restore(&hub, channel).await?,
+                        Event::Missed => hub.wake_all(),
                     }
                 }
                 count = self.task.commands.recv_many(&mut commands, CHANNELS_AT_ONCE) => {

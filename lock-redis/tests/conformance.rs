@@ -131,8 +131,7 @@ impl<const LEAST_RIGHTS: bool> Drop for Redis<LEAST_RIGHTS> {
             // -2: ended since it was listed.
             assert!(left > 0 || left == -2, "{key:?} has no end: PTTL {left}");
         }
-        let refused = server.cli(&["ACL", "LOG"]);
-        assert_eq!(refused, Reply::Array(vec![]));
+        assert_eq!(common::refusals(server), Vec::<String>::new());
     }
 }
 

@@ -9,12 +9,11 @@
 
 mod common;
 
-use std::sync::{LazyLock, Once};
+use std::sync::LazyLock;
 
 use common::deploy::{Deployment, On};
 use common::*;
-use lock_core::{BackendErrorKind, LockBackend, Ownership};
-use lock_redis::redis::TlsCertificates;
+use lock_core::BackendErrorKind;
 use lock_testkit::server::{Authority, Identity, RedisOptions, RedisServer, Reply};
 
 static AUTHORITY: LazyLock<Authority> = LazyLock::new(Authority::new);
@@ -26,21 +25,6 @@ fn serve(identity: Identity) -> RedisServer {
         .with_tls(identity)
         .with_password("pw")
         .start()
-}
-
-/// What a program that uses TLS does once: it chooses who does the cryptography.
-fn choose_provider() {
-    static CHOSEN: Once = Once::new();
-    CHOSEN.call_once(|| {
-        let _ = rustls::crypto::ring::default_provider().install_default();
-    });
-}
-
-fn trusting(authority: &Authority) -> TlsCertificates {
-    TlsCertificates {
-        client_tls: None,
-        root_cert: Some(authority.certificate().into_bytes()),
-    }
 }
 
 struct Tls;
@@ -103,15 +87,4 @@ async fn certificates_for_a_plain_url_are_a_mistake_that_is_told() {
     let error = builder.connect().await.unwrap_err();
     assert_eq!(error.kind(), BackendErrorKind::Invalid, "{error}");
     assert!(error.to_string().contains("rediss://"), "{error}");
-}
-
-#[tokio::test]
-async fn a_client_made_elsewhere_brings_its_own_certificates() {
-    choose_provider();
-    let client =
-        lock_redis::redis::Client::build_with_tls(SERVER.url(), trusting(&AUTHORITY)).unwrap();
-    let backend = Backend::from_client(client);
-    let (key, mine) = (key("elsewhere"), owner());
-    take(&backend, &key, &mine).await;
-    assert_eq!(backend.release(&key, &mine).await.unwrap(), Ownership::Held);
 }

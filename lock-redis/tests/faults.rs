@@ -77,7 +77,7 @@ async fn a_call_without_an_answer_is_of_unknown_outcome() {
 
 async fn quick(url: &str) -> Backend {
     Backend::builder(url)
-        .with_response_timeout(Duration::from_millis(100))
+        .with_response_timeout(Duration::from_millis(300))
         .connect()
         .await
         .unwrap()

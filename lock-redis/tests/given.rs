@@ -67,3 +67,15 @@ async fn a_hundred_who_poll_over_one_connection_do_not_hold_up_its_releases() {
     // One, and the oracle's.
     assert_eq!(server.cli(&["CLIENT", "LIST"]).text().lines().count(), 2);
 }
+
+#[cfg(feature = "tls")]
+#[tokio::test]
+async fn a_client_made_elsewhere_brings_its_own_certificates() {
+    use lock_testkit::server::{Authority, RedisOptions};
+
+    choose_provider();
+    let authority = Authority::new();
+    let server = RedisOptions::new().with_tls(authority.localhost()).start();
+    let client = Client::build_with_tls(server.url(), trusting(&authority)).unwrap();
+    round_trip(&Backend::from_client(client)).await;
+}

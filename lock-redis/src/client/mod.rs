@@ -25,6 +25,13 @@ pub(crate) use target::{Settings, Target};
 /// What the client says when something fails.
 pub(crate) type Error = RedisError;
 
+/// Whom to trust, and who we are.
+#[cfg(feature = "tls")]
+pub(crate) type Certificates = redis::TlsCertificates;
+
+/// A cluster's client follows redirections and broken connections by itself.
+pub(crate) const CLUSTER_RESENDS: bool = true;
+
 /// The keys that one server has: those of a slot of a cluster, or all of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Part {

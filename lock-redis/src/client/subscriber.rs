@@ -35,6 +35,9 @@ pub(crate) enum Event {
         allow(dead_code, reason = "slots move in clusters")
     )]
     Ended(String),
+    /// Some messages were lost.
+    #[allow(dead_code, reason = "this client loses none while it is connected")]
+    Missed,
 }
 
 impl Subscriber {

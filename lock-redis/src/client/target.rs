@@ -21,7 +21,7 @@ pub(crate) struct Settings {
     pub(crate) connect_timeout: Duration,
     pub(crate) response_timeout: Duration,
     #[cfg(feature = "tls")]
-    pub(crate) certificates: Option<redis::TlsCertificates>,
+    pub(crate) certificates: Option<super::Certificates>,
 }
 
 impl Settings {

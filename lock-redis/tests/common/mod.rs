@@ -2,6 +2,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test file uses a part")]
 #![allow(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 
+mod client;
 pub mod deploy;
 
 use std::sync::Arc;
@@ -13,11 +14,12 @@ use lock_core::{
     AcquireRequest, Attempt, BackendError, Busy, DistributedLock, FencingRange, LockBackend,
     LockError, LockGuard, LockKey, Locks, Moment, Owner, Ownership, Released, Renew, RenewRequest,
 };
-pub use lock_redis::RedisBackend as Backend;
-use lock_testkit::server::RedisServer;
+use lock_testkit::server::{RedisServer, Reply};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
+
+pub use client::*;
 
 pub const TTL: Duration = Duration::from_secs(30);
 
@@ -118,6 +120,19 @@ pub async fn round_trip(backend: &impl LockBackend) {
         Ownership::Held
     );
     assert_eq!(backend.release(&key, &mine).await.unwrap(), Ownership::Held);
+}
+
+/// What the server refused for want of a right.
+pub fn refusals(server: &RedisServer) -> Vec<String> {
+    let log = server.cli(&["ACL", "LOG"]);
+    let objects = log.array().iter().map(|entry| {
+        let mut fields = entry.array().iter();
+        fields.find(|field| matches!(field, Reply::Bulk(name) if name == b"object"));
+        fields.next().unwrap().text()
+    });
+    objects
+        .filter(|object| !ASKED_WHEN_CONNECTING.contains(&object.as_str()))
+        .collect()
 }
 
 pub fn pttl(server: &RedisServer, key: &str) -> i64 {
