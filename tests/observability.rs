@@ -12,8 +12,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use fencelock::{
-    BackendCall, BackendError, LockError, LockGuard, Locks, LossReason, MemoryBackend, Observed,
-    RetryPolicy,
+    BackendCall, BackendError, LockBackend, LockError, LockGuard, Locks, LossReason, MemoryBackend,
+    Observed, RetryPolicy,
 };
 use lock_testkit::{Effect, Op, Scripted};
 use metrics_util::debugging::{DebugValue, DebuggingRecorder};
@@ -274,10 +274,13 @@ async fn an_observed_backend_tells_of_every_call_and_keeps_its_promises() {
         }
     };
     let backend = MemoryBackend::new();
-    let locks = Locks::new(Observed::new(backend.clone(), observer)).with_ttl(TTL);
+    let observed: Arc<dyn LockBackend> = Arc::new(Observed::new(backend.clone(), observer));
+    let locks = Locks::from_arc(Arc::clone(&observed)).with_ttl(TTL);
     let lock = locks.lock("k");
     let guard = lock.acquire().await.unwrap();
-    lock.try_acquire().await.unwrap_err();
+    // In its own process it would be busy without a call.
+    let other = Locks::from_arc(observed).lock("k");
+    other.try_acquire().await.unwrap_err();
     lock.status().await.unwrap().unwrap();
     sleep(TTL).await;
     assert!(guard.is_held());

@@ -12,6 +12,7 @@ use crate::error::{BackendError, LockError, LossReason};
 use crate::guard::LockGuard;
 use crate::key::LockKey;
 use crate::lease::Lease;
+use crate::line::{Entered, Found, Head};
 use crate::observe;
 use crate::owner::Owner;
 use crate::policy::{LockOptions, Terms, validity};
@@ -20,9 +21,11 @@ use crate::shield::Shield;
 use crate::store::Store;
 use crate::timer;
 
+mod at_store;
 mod place;
 mod waiting;
 
+pub(crate) use at_store::AtStore;
 use place::KeptPlace;
 use waiting::{Last, Waiting};
 
@@ -86,7 +89,16 @@ impl Acquirer {
     }
 
     async fn attempt_once(&self) -> Result<LockGuard, LockError> {
-        match self.attempt(&mut None, None).await {
+        let head = match self.enter_at_once() {
+            Ok(head) => head,
+            Err(holder) => {
+                return Err(LockError::Busy {
+                    key: self.key.clone(),
+                    holder,
+                });
+            }
+        };
+        match self.attempt(Some(head), None).await.0 {
             Outcome::Granted(guard) => Ok(guard),
             Outcome::Busy(holder, _) => Err(LockError::Busy {
                 key: self.key.clone(),
@@ -97,7 +109,8 @@ impl Acquirer {
     }
 
     async fn take_over(&self, from: &Owner) -> Result<LockGuard, LockError> {
-        match self.attempt(&mut None, Some(from.clone())).await {
+        // Nobody else can have it meanwhile, so that there is nothing to stand in line for.
+        match self.attempt(None, Some(from.clone())).await.0 {
             Outcome::Granted(guard) => Ok(guard),
             Outcome::Busy(holder, _) => {
                 let gone = holder == Holder::new();
@@ -117,27 +130,54 @@ impl Acquirer {
 
     async fn attempt_until_granted(&self) -> Result<LockGuard, LockError> {
         let mut waiting = Waiting::new(self);
+        let (now, op_timeout) = (Moment::now(), self.terms.op_timeout);
+        let mut entered = if self.options.retry().is_single() {
+            let timed_out = |holder| waiting.give_up(Last::Busy(holder, None));
+            Entered::Head(self.enter_at_once().map_err(timed_out)?)
+        } else {
+            Head::or_stand(&self.store, &self.key, now, op_timeout)
+        };
         loop {
-            let last = match self.attempt(&mut waiting.place, None).await {
+            let head = match entered {
+                Entered::Head(head) => head,
+                Entered::Stands(standing) => waiting.until_turn(standing).await?,
+            };
+            let (outcome, head) = self.attempt(Some(head), None).await;
+            let last = match outcome {
                 Outcome::Granted(guard) => return Ok(guard),
                 Outcome::Failed { error, .. } if !error.is_retryable() => return Err(error),
                 Outcome::Busy(holder, recheck) => Last::Busy(holder, recheck),
                 Outcome::Failed { error, released } => Last::Failed(error, released),
             };
-            waiting.until_next_attempt(last).await?;
+            let Some(mut head) = head else {
+                return Err(waiting.give_up(last));
+            };
+            waiting.until_next_attempt(last, &mut head).await?;
+            entered = if head.promise(Moment::now(), op_timeout, false) {
+                Entered::Head(head)
+            } else {
+                head.stand_again(op_timeout)
+            };
+        }
+    }
+
+    /// The turn for one attempt, or the holder to whom it would be busy.
+    fn enter_at_once(&self) -> Result<Head, Holder> {
+        let (now, patience) = (Moment::now(), self.terms.op_timeout);
+        match Head::at_once(&self.store, &self.key, now, patience) {
+            Found::Free(head) => Ok(head),
+            Found::Busy(holder) => Err(holder),
         }
     }
 
     /// One call to the store with a fresh owner. A grant that is too late is given back, and what may have been granted
-    /// without our knowing too.
-    async fn attempt(&self, place: &mut Option<KeptPlace>, from: Option<Owner>) -> Outcome {
+    /// without our knowing too. Gives `head` back unless the lock was granted.
+    async fn attempt(&self, head: Option<Head>, from: Option<Owner>) -> (Outcome, Option<Head>) {
         let owner = match Owner::fresh(self.options.label()) {
             Ok(owner) => owner,
             Err(error) => {
-                return Outcome::Failed {
-                    error,
-                    released: None,
-                };
+                let released = None;
+                return (Outcome::Failed { error, released }, head);
             }
         };
         let call = call(
@@ -146,12 +186,10 @@ impl Acquirer {
             self.key.clone(),
             self.terms,
             owner,
-            place.take(),
+            head,
             from,
         );
-        let (outcome, kept) = Shield::new(self.renewer.runtime(), call).await;
-        *place = kept;
-        outcome
+        Shield::new(self.renewer.runtime(), call).await
     }
 }
 
@@ -193,20 +231,22 @@ async fn call(
     key: LockKey,
     terms: Terms,
     owner: Owner,
-    mut place: Option<KeptPlace>,
+    mut head: Option<Head>,
     from: Option<Owner>,
-) -> (Outcome, Option<KeptPlace>) {
+) -> (Outcome, Option<Head>) {
     let _call = store.call();
     if store.is_closed() {
         // Closed before the call was counted: the shutdown does not wait for it.
         let (error, released) = (LockError::Closed { key }, None);
-        return (Outcome::Failed { error, released }, place);
+        return (Outcome::Failed { error, released }, head);
     }
     let asked = Moment::now();
     let compensation =
         Compensation::of_attempt(&store, &renewer, &key, &owner, terms.op_timeout, terms.ttl);
+    let at_store = head.as_ref().and_then(|head| head.at_store.as_deref());
+    let place = at_store.and_then(|at_store| at_store.place.as_ref());
     let request = AcquireRequest::new(&key, &owner, terms.ttl)
-        .with_place(place.as_ref().map(|kept| &kept.place))
+        .with_place(place.map(|kept| &kept.place))
         .with_from(from.as_ref());
     let answer = timer::timeout(terms.op_timeout, store.backend.try_acquire(request)).await;
     let answer = answer.unwrap_or_else(|| {
@@ -217,8 +257,8 @@ async fn call(
     });
     let outcome = match answer {
         Ok(Attempt::Granted(grant)) => {
-            if let Some(kept) = place.take() {
-                kept.forget();
+            if let Some(at_store) = head.as_mut().and_then(|head| head.at_store.as_mut()) {
+                KeptPlace::spend(&mut at_store.place);
             }
             let remaining = validity(terms.ttl).saturating_sub(asked.elapsed());
             if store.is_closed() {
@@ -233,13 +273,14 @@ async fn call(
                     released,
                 }
             } else {
-                let lease = Lease::new(&store, &renewer, key.clone(), owner, terms, asked);
+                let fencing = grant.fencing;
+                let lease = Lease::new(&store, &renewer, key, owner, fencing, terms, asked);
                 compensation.settle();
                 lease.start_renewing();
-                Outcome::Granted(LockGuard::new(
-                    lease,
-                    grant.fencing.map(|range| range.first()),
-                ))
+                if let Some(head) = head.take() {
+                    lease.hold(head);
+                }
+                Outcome::Granted(LockGuard::new(lease))
             }
         }
         Ok(Attempt::Busy(Busy {
@@ -248,7 +289,12 @@ async fn call(
             recheck,
         })) => {
             compensation.settle();
-            KeptPlace::update(&mut place, given, &store, &renewer, &key, terms.op_timeout);
+            if let Some(head) = &mut head
+                && (given.is_some() || head.at_store.is_some())
+            {
+                let place = &mut head.at_store.get_or_insert_default().place;
+                KeptPlace::update(place, given, &store, &renewer, &key, terms.op_timeout);
+            }
             Outcome::Busy(holder, recheck)
         }
         // Where the client sends again by itself, an error speaks of the last copy only.
@@ -267,5 +313,5 @@ async fn call(
             }
         }
     };
-    (outcome, place)
+    (outcome, head)
 }

@@ -9,7 +9,8 @@ use tokio::sync::oneshot;
 use crate::clock::Moment;
 use crate::error::BackendError;
 use crate::key::LockKey;
-use crate::lease::Released;
+use crate::lease::{Lease, Released};
+use crate::line::Spot;
 use crate::observe;
 use crate::owner::Owner;
 use crate::renewer::Renewer;
@@ -36,6 +37,9 @@ struct Duty {
     asked: Moment,
     /// Whether the entry may be made after it was released, because its request is still under way.
     may_come_late: bool,
+    /// The first spot in line, which goes on when the first release was answered or has timed out; until then its line
+    /// knows the lease.
+    spot: Option<(Spot, Arc<Lease>)>,
 }
 
 impl Compensation {
@@ -74,11 +78,20 @@ impl Compensation {
             ttl,
             asked,
             may_come_late: false,
+            spot: None,
         };
         Self {
             duty: Some(duty),
             renewer: Arc::clone(renewer),
         }
+    }
+
+    /// Gives the first spot in line on when the entry of `lease` was released.
+    pub(crate) fn with_spot(mut self, spot: Option<Spot>, lease: &Arc<Lease>) -> Self {
+        if let Some(duty) = &mut self.duty {
+            duty.spot = spot.map(|spot| (spot, Arc::clone(lease)));
+        }
+        self
     }
 
     /// The attempt was granted after all, so that nothing more comes late.
@@ -117,9 +130,10 @@ impl Drop for Compensation {
 }
 
 impl Duty {
-    async fn run(self, _call: Call, first_done: Option<oneshot::Sender<()>>) {
+    async fn run(mut self, _call: Call, first_done: Option<oneshot::Sender<()>>) {
         let answered = self.release().await;
         drop(first_done);
+        drop(self.spot.take());
         if answered && !self.may_come_late {
             return;
         }

@@ -29,16 +29,14 @@ use crate::ticket::Ticket;
 #[clippy::has_significant_drop]
 pub struct LockGuard {
     lease: Arc<Lease>,
-    fencing: Option<FencingToken>,
     policy: GuardPolicy,
 }
 
 impl LockGuard {
     /// A guard that nobody received yet: dropped now, it releases whatever the policy is.
-    pub(crate) fn new(lease: Arc<Lease>, fencing: Option<FencingToken>) -> Self {
+    pub(crate) fn new(lease: Arc<Lease>) -> Self {
         Self {
             lease,
-            fencing,
             policy: GuardPolicy::Release,
         }
     }
@@ -59,7 +57,7 @@ impl LockGuard {
     /// Renewing and extending do not change it.
     #[must_use]
     pub fn fencing_token(&self) -> Option<FencingToken> {
-        self.fencing
+        self.lease.fencing().map(|range| range.first())
     }
 
     /// Whether the lock is still held: a comparison with the deadline, without I/O, right even if no task has run
@@ -302,7 +300,7 @@ impl fmt::Debug for LockGuard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LockGuard")
             .field("key", self.key())
-            .field("fencing", &self.fencing)
+            .field("fencing", &self.fencing_token())
             .field("remaining", &self.remaining())
             .finish_non_exhaustive()
     }

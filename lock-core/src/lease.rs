@@ -6,10 +6,12 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, Semaphore};
 
-use crate::backend::{LockBackend, Renew};
+use crate::backend::{Holder, LockBackend, Renew};
 use crate::clock::Moment;
 use crate::error::{BackendError, LockError, LossReason};
+use crate::fencing::FencingRange;
 use crate::key::LockKey;
+use crate::line::Head;
 use crate::owner::Owner;
 use crate::policy::{Terms, validity};
 use crate::renewer::Renewer;
@@ -37,6 +39,7 @@ pub(crate) struct Lease {
     renewer: Arc<Renewer>,
     key: LockKey,
     owner: Owner,
+    fencing: Option<FencingRange>,
     terms: Terms,
     /// One renewal, extension or hand-over at a time.
     operation: Semaphore,
@@ -52,6 +55,7 @@ impl Lease {
         renewer: &Arc<Renewer>,
         key: LockKey,
         owner: Owner,
+        fencing: Option<FencingRange>,
         terms: Terms,
         asked: Moment,
     ) -> Arc<Self> {
@@ -60,6 +64,7 @@ impl Lease {
             renewer: Arc::clone(renewer),
             key,
             owner,
+            fencing,
             terms,
             operation: Semaphore::new(1),
             changed: Notify::new(),
@@ -75,6 +80,7 @@ impl Lease {
                 closed: false,
                 link: None,
                 alone: false,
+                spot: None,
             }),
         })
     }
@@ -85,6 +91,10 @@ impl Lease {
 
     pub(crate) fn owner(&self) -> &Owner {
         &self.owner
+    }
+
+    pub(crate) fn fencing(&self) -> Option<FencingRange> {
+        self.fencing
     }
 
     pub(crate) fn terms(&self) -> &Terms {
@@ -102,6 +112,18 @@ impl Lease {
     fn state(&self) -> Locked<'_> {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         Locked::new(state, &self.changed)
+    }
+
+    /// Keeps the turn in line until the entry is released or the lease is lost.
+    pub(crate) fn hold(self: &Arc<Self>, head: Head) {
+        let spot = head.hold(self);
+        let mut state = self.state();
+        if state.ended.is_none() {
+            state.spot = Some(spot);
+            return;
+        }
+        drop(state);
+        drop(spot);
     }
 
     // What the holder may believe.
@@ -122,6 +144,26 @@ impl Lease {
             Some(reason) => Err(reason),
             None => Ok(state.remaining(&self.terms, now)),
         }
+    }
+
+    /// Since when and how long its deadline lets anybody believe in it, ended or not.
+    pub(crate) fn believed(&self) -> (Moment, Duration) {
+        let state = self.state();
+        (state.asked, validity(state.ttl))
+    }
+
+    /// What others hear of the holder while there is one.
+    pub(crate) fn as_holder(&self) -> Option<Holder> {
+        let state = self.state();
+        let now = Moment::now();
+        if state.remaining(&self.terms, now).is_zero() {
+            return None;
+        }
+        let holder = Holder::new()
+            .with_label(self.owner.label().map(str::to_owned))
+            .with_remaining(Some(left(state.ttl, &state.asked, &now)))
+            .with_fencing(self.fencing.map(|range| range.last()));
+        Some(holder)
     }
 
     /// Resolves when the lease ended, with the reason.

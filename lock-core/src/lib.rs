@@ -21,8 +21,9 @@
 //! 1. *Taken.* Key and options are checked before anything is sent. Each attempt has a fresh [`Owner`]. Its moment is read
 //!    before the request is sent: the deadline is that moment + ttl − drift (1 % + 2 ms). A grant that comes too late is
 //!    given back.
-//! 2. *Waited for.* Busy: subscribe to the store's wake-ups, try again, then wait for a wake-up, the end of the holder's
-//!    entry, or a timed look. Without wake-ups, or while the store fails, the [`RetryPolicy`] paces the attempts.
+//! 2. *Waited for.* Who wants a lock in one process stands in one line, whose head alone talks to the store. Busy: the head
+//!    subscribes to the store's wake-ups, tries again, then waits for a wake-up, the end of the holder's entry, or a timed
+//!    look. Without wake-ups, or while the store fails, its [`RetryPolicy`] paces the attempts.
 //! 3. *Kept.* A lease stands in a list by the time of its next renewal. One task per backend and runtime renews those
 //!    that are due, together. A renewal without an answer changes nothing: the clock decides.
 //! 4. *Lost.* Somebody else's entry, no entry, or the deadline end a lease for good, with a [`LossReason`].
@@ -41,7 +42,8 @@
 //! | What can be set, and what is the default? | `policy/options.rs` ([`LockOptions`]), `policy/retry.rs`, `policy/renewal.rs`, `policy/guard.rs` |
 //! | What can go wrong, and what does it mean? | `error.rs` ([`LockError`], [`BackendError`]) |
 //! | How is one attempt made? | `acquire.rs` |
-//! | How is a lock waited for? | `acquire/waiting.rs`; the place in the store's line: `acquire/place.rs` |
+//! | How is a lock waited for? | `acquire/waiting.rs`; what a waiter has at the store: `acquire/at_store.rs`, `acquire/place.rs` |
+//! | Who of a process may ask the store? | `line.rs` |
 //! | Is it still mine? | `lease.rs` writes, `lease/state.rs` reckons, `guard.rs` reads |
 //! | When and how is it renewed? | `renewer.rs` (whose turn), `lease/turn.rs` (what to do), `lease/operation.rs` (one at a time) |
 //! | How does it end? | `lease/close.rs` |
@@ -80,6 +82,7 @@ mod global;
 mod guard;
 mod key;
 mod lease;
+mod line;
 mod lock;
 mod locks;
 #[cfg(feature = "mock")]

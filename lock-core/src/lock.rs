@@ -80,7 +80,8 @@ impl DistributedLock {
         &self.key
     }
 
-    /// One attempt. Takes two op timeouts at the most.
+    /// One attempt. Takes two op timeouts at the most; busy without a round trip while a guard of these locks (or of their
+    /// clones) is valid, or others of them wait.
     ///
     /// # Errors
     ///
@@ -96,7 +97,7 @@ impl DistributedLock {
     }
 
     /// Takes the lock, waiting and trying again as the [`RetryPolicy`] says. Takes the wait and two op timeouts at the
-    /// most.
+    /// most. Who waits with these locks or their clones is served in order; only the first of them asks the store.
     ///
     /// # Errors
     ///

@@ -81,7 +81,9 @@ macro_rules! option_setters {
 }
 pub(crate) use option_setters;
 
-/// Locks on one backend. Cheap to clone; clones share everything but prefix and defaults.
+/// Locks on one backend. Cheap to clone; clones share everything but prefix and defaults, the line of those who wait for
+/// a lock above all. Two that were made from one backend are two to each other, as two processes are: make one, and
+/// clone it.
 ///
 /// ```
 /// use std::time::Duration;

@@ -49,7 +49,7 @@ pub async fn guard(key: impl LockName) -> Result<LockGuard, LockError> {
 
 /// Grants everything and keeps nothing.
 #[derive(Debug)]
-struct NoStore;
+pub(crate) struct NoStore;
 
 #[async_trait]
 #[deny(clippy::missing_trait_methods)]

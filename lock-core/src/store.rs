@@ -12,6 +12,7 @@ use crate::backend::{Capabilities, LockBackend, Wakeups};
 use crate::error::LockError;
 use crate::key::LockKey;
 use crate::lease::Lease;
+use crate::line::Lines;
 use crate::observe::contained;
 use crate::renewer::Renewer;
 use crate::timer;
@@ -22,6 +23,7 @@ pub(crate) struct Store {
     pub(crate) backend: Arc<dyn LockBackend>,
     pub(crate) capabilities: Capabilities,
     pub(crate) wakeups: Option<Arc<dyn Wakeups>>,
+    pub(crate) lines: Lines,
     renewers: Mutex<HashMap<Id, Arc<Renewer>>>,
     closed: AtomicBool,
     closing: Notify,
@@ -35,6 +37,7 @@ impl Store {
             capabilities: backend.capabilities(),
             wakeups: backend.wakeups(),
             backend,
+            lines: Lines::new(),
             renewers: Mutex::default(),
             closed: AtomicBool::new(false),
             closing: Notify::new(),
@@ -99,6 +102,7 @@ impl Store {
     pub(crate) fn close(&self) {
         self.closed.store(true, Ordering::SeqCst);
         contained(|| self.closing.notify_waiters());
+        self.lines.close();
     }
 
     pub(crate) fn is_closed(&self) -> bool {

@@ -37,9 +37,12 @@ async fn every_attempt_has_an_owner_of_its_own() {
         .on(Op::Acquire)
         .next(Effect::FailBefore(refused()))
         .next(Effect::LoseReply(cut()));
+    // As many processes: in one of them, one asks for all.
     let waiters: Vec<_> = (0..8)
         .map(|_| {
-            let lock = lock.clone();
+            let lock = common_acquire::lock(&backend)
+                .with_retry(every(10 * MS))
+                .with_label("me");
             spawn(async move { lock.acquire().await?.release().await })
         })
         .collect();

@@ -30,7 +30,10 @@ impl KeptPlace {
         op_timeout: Duration,
     ) {
         match (kept.as_mut(), given) {
-            (Some(kept), Some(place)) if kept.place == place => {}
+            (Some(kept), Some(place)) if kept.place == place => {
+                // It may be inherited from a head on another runtime.
+                kept.renewer = Arc::clone(renewer);
+            }
             (_, Some(place)) => {
                 *kept = Some(Self {
                     place,
@@ -41,17 +44,15 @@ impl KeptPlace {
                     ours: true,
                 });
             }
-            (_, None) => {
-                if let Some(kept) = kept.take() {
-                    kept.forget();
-                }
-            }
+            (_, None) => Self::spend(kept),
         }
     }
 
-    /// The store has taken it back.
-    pub(super) fn forget(mut self) {
-        self.ours = false;
+    /// The store has taken the place back.
+    pub(super) fn spend(kept: &mut Option<Self>) {
+        if let Some(mut kept) = kept.take() {
+            kept.ours = false;
+        }
     }
 }
 

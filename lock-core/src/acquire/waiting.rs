@@ -1,14 +1,17 @@
-//! The one wait: until a wake-up, the end of the holder's entry, or the policy's delay. Not the attempts.
+//! The one wait: in line for one's turn, and at the store until a wake-up, the end of the holder's entry, or the policy's
+//! delay. Not the attempts.
 
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 
 use super::Acquirer;
-use super::place::KeptPlace;
-use crate::backend::{Holder, Place, Wakeup};
+use super::at_store::{AtStore, Subscription};
+use crate::backend::Holder;
 use crate::clock::Moment;
 use crate::error::LockError;
+use crate::key::LockKey;
+use crate::line::{Head, Standing, Told};
 use crate::observe;
 use crate::policy::{Delays, MIN_DELAY, part_of};
 use crate::store::Store;
@@ -29,6 +32,15 @@ pub(super) enum Last {
     Failed(LockError, Option<oneshot::Receiver<()>>),
 }
 
+impl Last {
+    fn told(&self, when: Moment) -> Told {
+        match self {
+            Self::Busy(holder, _) => Told::Busy(holder.clone(), when),
+            Self::Failed(error, _) => Told::Failed(error.clone()),
+        }
+    }
+}
+
 /// The state of one wait: from the first attempt to the last.
 pub(super) struct Waiting<'a> {
     acquirer: &'a Acquirer,
@@ -37,20 +49,10 @@ pub(super) struct Waiting<'a> {
     delays: Delays,
     /// When the policy wants the next attempt, counted from the start; `None` once it has been made.
     due: Option<Duration>,
-    pub(super) place: Option<KeptPlace>,
-    wakeup: Subscription,
     /// The shortest pause that the holder's remaining time may suggest: doubled each time it was wrong.
     expiry_pause: Duration,
     /// When the last attempt ended.
     attempted: Moment,
-}
-
-/// A subscription and the place in line that it was made for.
-enum Subscription {
-    NotTried,
-    /// Refused or not answered, at that moment.
-    None(Option<Place>, Moment),
-    Some(Box<dyn Wakeup>, Option<Place>),
 }
 
 /// What a waiter waits for besides a wake-up.
@@ -75,27 +77,62 @@ impl<'a> Waiting<'a> {
             limit: retry.wait_limit(),
             delays: retry.delays(),
             due: None,
-            place: None,
-            wakeup: Subscription::NotTried,
             expiry_pause: MIN_DELAY,
             attempted: Moment::now(),
         }
     }
 
-    /// Waits until it is time for another attempt, or gives up.
-    pub(super) async fn until_next_attempt(&mut self, last: Last) -> Result<(), LockError> {
+    /// Waits in line until it is our turn, or gives up.
+    pub(super) async fn until_turn(&mut self, mut standing: Standing) -> Result<Head, LockError> {
+        let retry = self.acquirer.options.retry();
+        loop {
+            let mut pause = match standing.look(retry.longest_delay()) {
+                Ok(head) => return Ok(head),
+                Err(pause) => pause,
+            };
+            if retry.is_counted() {
+                // In line each delay is followed by an attempt that finds others before it.
+                let Some(due) = self.draw_delay() else {
+                    return Err(standing.told().give_up(self.key(), self.start.elapsed()));
+                };
+                pause = pause.min(due.saturating_sub(self.start.elapsed()));
+            }
+            if let Some(left) = self.left() {
+                pause = pause.min(left);
+            }
+            observe::waiting(self.key(), pause);
+            match timer::timeout(pause.max(MIN_DELAY), standing.turn()).await {
+                Some(Some(head)) => return Ok(head),
+                Some(None) => self.acquirer.store.check_open(self.key())?,
+                None => {}
+            }
+            if self.left().is_some_and(|left| left.is_zero()) {
+                return Err(standing.told().give_up(self.key(), self.start.elapsed()));
+            }
+            self.due = self.due.filter(|due| *due > self.start.elapsed());
+        }
+    }
+
+    /// Waits as the head of the line until it is time for another attempt, or gives up.
+    pub(super) async fn until_next_attempt(
+        &mut self,
+        last: Last,
+        head: &mut Head,
+    ) -> Result<(), LockError> {
         self.attempted = Moment::now();
+        head.tell(last.told(self.attempted));
         if self.left().is_some_and(|left| left.is_zero()) {
             return Err(self.give_up(last));
         }
+        let op_timeout = self.acquirer.terms.op_timeout;
+        // At the most, the last release and a subscription are waited for.
+        let patience = op_timeout.saturating_mul(2).saturating_add(MIN_DELAY);
+        head.promise(self.attempted, patience, false);
         let counted = self.acquirer.options.retry().is_counted();
         let last = match last {
             Last::Failed(error, Some(released)) => {
                 // The next attempt starts when the release of this one was answered or timed out.
-                let limit = self
-                    .left()
-                    .unwrap_or(Duration::MAX)
-                    .min(self.acquirer.terms.op_timeout);
+                let limit = self.left().unwrap_or(Duration::MAX).min(op_timeout);
                 if self.draw_delay().is_none() {
                     return Err(error);
                 }
@@ -104,20 +141,21 @@ impl<'a> Waiting<'a> {
             }
             other => other,
         };
+        let at_store = head.at_store.get_or_insert_default();
         let busy = matches!(last, Last::Busy(..));
-        if busy && !(counted && self.draw_delay().is_none()) && self.subscribe().await {
+        if busy && !(counted && self.draw_delay().is_none()) && self.subscribe(at_store).await {
             // What was released before the subscription was in force is found by this attempt.
             return Ok(());
         }
-        let mut first = match self.wakeup {
-            Subscription::Some(..) if busy && !counted => {
-                self.due = None;
-                (self.recheck_interval(), Cause::Hint)
-            }
-            _ => match self.draw_delay() {
+        let wakes = busy && matches!(at_store.wakeup, Subscription::Some(..));
+        let mut first = if wakes && !counted {
+            self.due = None;
+            (self.recheck_interval(), Cause::Hint)
+        } else {
+            match self.draw_delay() {
                 Some(due) => (due.saturating_sub(self.start.elapsed()), Cause::Policy),
                 None => return Err(self.give_up(last)),
-            },
+            }
         };
         if let Last::Busy(holder, recheck) = &last {
             if let Some(recheck) = recheck {
@@ -132,9 +170,11 @@ impl<'a> Waiting<'a> {
         if let Some(left) = self.left() {
             first = sooner(first, (left, Cause::Limit));
         }
-        let (pause, cause) = first;
-        observe::waiting(&self.acquirer.key, pause);
-        if self.wait(pause.max(MIN_DELAY), busy).await? {
+        let (pause, cause) = (first.0.max(MIN_DELAY), first.1);
+        observe::waiting(self.key(), pause);
+        head.promise(Moment::now(), pause, !wakes);
+        let wakeup = head.at_store.as_mut().map(|at_store| &mut at_store.wakeup);
+        if self.wait(pause, wakeup.filter(|_| wakes)).await? {
             self.expiry_pause = MIN_DELAY;
             return Ok(());
         }
@@ -147,6 +187,10 @@ impl<'a> Waiting<'a> {
             Cause::Hint => {}
         }
         Ok(())
+    }
+
+    fn key(&self) -> &'a LockKey {
+        &self.acquirer.key
     }
 
     /// What is left of the wait; `None` without a limit.
@@ -172,13 +216,13 @@ impl<'a> Waiting<'a> {
     }
 
     /// Subscribes if that was not tried yet for this place in line; true if a subscription has just come into force.
-    async fn subscribe(&mut self) -> bool {
+    async fn subscribe(&mut self, at_store: &mut AtStore) -> bool {
         let acquirer = self.acquirer;
         let Some(wakeups) = &acquirer.store.wakeups else {
             return false;
         };
-        let place = self.place.as_ref().map(|kept| kept.place.clone());
-        let early = match &self.wakeup {
+        let place = at_store.place.as_ref().map(|kept| kept.place.clone());
+        let early = match &at_store.wakeup {
             Subscription::NotTried => Duration::ZERO,
             Subscription::None(_, when) if when.elapsed() > RESUBSCRIBE_AFTER => Duration::ZERO,
             // A store that moves us all the time must not make us spin.
@@ -199,7 +243,7 @@ impl<'a> Waiting<'a> {
         };
         let subscribed = timer::timeout(limit, or_closed(&acquirer.store, subscribe)).await;
         let in_force = matches!(subscribed, Some(Some(Ok(_))));
-        self.wakeup = match subscribed.flatten() {
+        at_store.wakeup = match subscribed.flatten() {
             Some(Ok(wakeup)) => Subscription::Some(wakeup, place),
             // The policy's delays serve instead.
             Some(Err(_)) | None => Subscription::None(place, Moment::now()),
@@ -208,12 +252,16 @@ impl<'a> Waiting<'a> {
     }
 
     /// Waits for `pause`; true if woken before.
-    async fn wait(&mut self, pause: Duration, wakes: bool) -> Result<bool, LockError> {
+    async fn wait(
+        &self,
+        pause: Duration,
+        wakeup: Option<&mut Subscription>,
+    ) -> Result<bool, LockError> {
         let store = &self.acquirer.store;
         let attempted = self.attempted;
         let woken = async {
-            match &mut self.wakeup {
-                Subscription::Some(wakeup, _) if wakes => {
+            match wakeup {
+                Some(Subscription::Some(wakeup, _)) => {
                     wakeup.notified().await;
                     // A store that wakes us all the time must not make us spin.
                     let early = MIN_DELAY.saturating_sub(attempted.elapsed());
@@ -227,19 +275,13 @@ impl<'a> Waiting<'a> {
         let woken = timer::timeout(pause, or_closed(store, woken))
             .await
             .is_some();
-        store.check_open(&self.acquirer.key)?;
+        store.check_open(self.key())?;
         Ok(woken)
     }
 
-    fn give_up(&self, last: Last) -> LockError {
-        match last {
-            Last::Failed(error, _) => error,
-            Last::Busy(holder, _) => LockError::TimedOut {
-                key: self.acquirer.key.clone(),
-                waited: self.start.elapsed(),
-                holder,
-            },
-        }
+    pub(super) fn give_up(&self, last: Last) -> LockError {
+        last.told(self.attempted)
+            .give_up(self.key(), self.start.elapsed())
     }
 }
 

@@ -10,6 +10,7 @@ use crate::clock::Moment;
 use crate::compensation::Compensation;
 use crate::error::{BackendError, LockError, LossReason};
 use crate::key::LockKey;
+use crate::line::Spot;
 use crate::observe;
 use crate::shield::Shield;
 use crate::store::Store;
@@ -48,8 +49,12 @@ impl Released {
 
 /// What becomes of an entry when its lease is closed.
 enum Closing {
-    /// It is to be released; it may last until `asked + ttl`.
-    Send { asked: Moment, ttl: Duration },
+    /// It is to be released; it may last until `asked + ttl`. Then the first spot in line goes on.
+    Send {
+        asked: Moment,
+        ttl: Duration,
+        spot: Option<Spot>,
+    },
     /// It is known to be gone.
     Gone(Released),
     /// The lease was closed before, for this reason.
@@ -69,15 +74,15 @@ impl Lease {
             Some(LossReason::Taken) => Closing::Gone(Released::TakenOver),
             Some(reason) if closed => Closing::Before(reason),
             _ => {
-                let (asked, ttl) = state.latest;
-                Closing::Send { asked, ttl }
+                let ((asked, ttl), spot) = (state.latest, state.spot.take());
+                Closing::Send { asked, ttl, spot }
             }
         }
     }
 
     /// Ends the lease and leaves its entry to the ttl.
     pub(crate) fn leave_to_expire(&self) {
-        self.close(LossReason::Released);
+        drop(self.close(LossReason::Released));
     }
 
     /// Releases the entry; the caller waits for the answer, at most for one op timeout.
@@ -85,8 +90,8 @@ impl Lease {
         self: &Arc<Self>,
         reason: LossReason,
     ) -> Result<Released, LockError> {
-        let (asked, ttl) = match self.close(reason) {
-            Closing::Send { asked, ttl } => (asked, ttl),
+        let (asked, ttl, spot) = match self.close(reason) {
+            Closing::Send { asked, ttl, spot } => (asked, ttl, spot),
             Closing::Gone(answer) => return Ok(answer),
             Closing::Before(reason) => {
                 return Err(LockError::Lost {
@@ -104,6 +109,7 @@ impl Lease {
             if answer.is_ok() {
                 compensation.settle();
             }
+            drop(spot);
             answer
         };
         Shield::new(self.renewer.runtime(), call).await
@@ -122,9 +128,9 @@ impl Lease {
     }
 
     /// Releases the entry in the background.
-    pub(crate) fn release_in_background(&self, reason: LossReason) {
-        if let Closing::Send { asked, ttl } = self.close(reason) {
-            drop(self.compensation(asked, ttl));
+    pub(crate) fn release_in_background(self: &Arc<Self>, reason: LossReason) {
+        if let Closing::Send { asked, ttl, spot } = self.close(reason) {
+            drop(self.compensation(asked, ttl).with_spot(spot, self));
         }
     }
 
@@ -160,6 +166,9 @@ impl Lease {
         let remaining = state.remaining(&self.terms, now);
         state.closed = true;
         self.end_locked(&mut state, LossReason::Released);
+        let spot = state.spot.take();
+        drop(state);
+        drop(spot);
         Ok(remaining)
     }
 }

@@ -9,6 +9,7 @@ use tokio::sync::Notify;
 use crate::clock::Moment;
 use crate::error::LossReason;
 use crate::key::LockKey;
+use crate::line::Spot;
 use crate::observe;
 use crate::policy::{Terms, validity};
 use crate::renewer::Link;
@@ -32,6 +33,8 @@ pub(super) struct State {
     pub(super) link: Option<Link>,
     /// Its last renewal ended in a panic, perhaps because of a lock it was sent with, or because of this one.
     pub(super) alone: bool,
+    /// The first spot in line, which goes on when the lease is over.
+    pub(super) spot: Option<Spot>,
 }
 
 /// The state while it is locked. Those who wait for news are woken once it is unlocked: their wakers may ask the lease
@@ -46,6 +49,8 @@ struct News<'a> {
     changed: &'a Notify,
     told: bool,
     ended: Option<(&'a LockKey, Moment, LossReason)>,
+    /// Dropped last.
+    spot: Option<Spot>,
 }
 
 impl<'a> Locked<'a> {
@@ -54,6 +59,7 @@ impl<'a> Locked<'a> {
             changed,
             told: false,
             ended: None,
+            spot: None,
         };
         Self { state, news }
     }
@@ -63,9 +69,13 @@ impl<'a> Locked<'a> {
         self.news.told = true;
     }
 
-    /// Ends the lease of `key`, and tells of it.
+    /// Ends the lease of `key`, and tells of it. A lock that is lost is anybody's; for one that is released, the spot in
+    /// line goes on with the store's answer.
     pub(super) fn end(&mut self, key: &'a LockKey, reason: LossReason) {
         self.ended = Some(reason);
+        if !matches!(reason, LossReason::Released | LossReason::ShutDown) {
+            self.news.spot = self.state.spot.take();
+        }
         self.news.ended = Some((key, self.granted, reason));
         self.tell();
     }

@@ -118,6 +118,20 @@ impl RetryPolicy {
         self.at_most.is_some() || matches!(self.pace, Pace::Never)
     }
 
+    /// Whether there is one attempt and no more.
+    pub(crate) fn is_single(&self) -> bool {
+        let none_left = self.at_most == Some(0) || matches!(self.pace, Pace::Never);
+        none_left || self.wait_limit() == Some(Duration::ZERO)
+    }
+
+    /// No delay is longer; `None` where there are none.
+    pub(crate) fn longest_delay(&self) -> Option<Duration> {
+        match self.pace {
+            Pace::Never => None,
+            Pace::Every(delay) | Pace::Backoff { most: delay, .. } => Some(delay.max(MIN_DELAY)),
+        }
+    }
+
     /// The delays between attempts; its end means give up. Differently drawn each time where there is jitter.
     #[must_use]
     pub fn delays(&self) -> Delays {

@@ -3,22 +3,28 @@
 #![allow(
     clippy::arithmetic_side_effects,
     clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
     reason = "a test"
 )]
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use lock_core::{
     AcquireRequest, Attempt, BackendError, Capabilities, DistributedLock, Holder, LockBackend,
-    LockKey, Locks, Moment, Owner, Ownership, Place, RenewRequest, RetryPolicy, Wakeup, Wakeups,
+    LockError, LockGuard, LockKey, LockOptions, Locks, Moment, Owner, Ownership, Place,
+    RenewRequest, RetryPolicy, Wakeup, Wakeups,
 };
 use lock_testkit::{LeakCheck, Op, Record, Scripted};
-use tokio::runtime::Handle;
-use tokio::task::JoinHandle;
+use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::task::{JoinHandle, yield_now};
+use tokio::time::timeout;
 
 pub const MS: Duration = Duration::from_millis(1);
 pub const SECOND: Duration = Duration::from_secs(1);
@@ -112,6 +118,59 @@ pub fn owners(records: &[Record]) -> Vec<Owner> {
         .iter()
         .map(|record| record.owner.clone().expect("an owner"))
         .collect()
+}
+
+/// How long a turn is on offer: see `line.rs`.
+pub const CLAIM: Duration = Duration::from_millis(250);
+
+pub type Acquiring = Pin<Box<dyn Future<Output = Result<LockGuard, LockError>> + Send>>;
+
+pub fn acquiring(lock: &DistributedLock) -> Acquiring {
+    let lock = lock.clone();
+    Box::pin(async move { lock.acquire().await })
+}
+
+pub fn waiter(lock: &DistributedLock) -> JoinHandle<Result<LockGuard, LockError>> {
+    spawn(acquiring(lock))
+}
+
+/// Waiters that came in this order.
+pub async fn waiters(
+    lock: &DistributedLock,
+    count: usize,
+) -> Vec<JoinHandle<Result<LockGuard, LockError>>> {
+    let mut waiters = Vec::new();
+    for _ in 0..count {
+        waiters.push(waiter(lock));
+        yield_now().await;
+    }
+    waiters
+}
+
+pub async fn soon<F: Future>(what: &str, future: F) -> F::Output {
+    match timeout(10 * MS, future).await {
+        Ok(output) => output,
+        Err(_) => panic!("not soon: {what}"),
+    }
+}
+
+pub async fn poll_once(future: &mut Acquiring) {
+    let polled = poll_fn(|context| Poll::Ready(future.as_mut().poll(context))).await;
+    assert!(polled.is_pending());
+}
+
+/// Nothing but a wake-up or a turn ends the wait.
+pub fn patient(lock: DistributedLock) -> DistributedLock {
+    let options = LockOptions::default().with_recheck(HOUR);
+    lock.with_options(options.with_wait(24 * HOUR))
+}
+
+pub fn count(backend: &Scripted, op: Op) -> usize {
+    backend.calls_of(op).len()
+}
+
+pub fn single() -> Runtime {
+    Builder::new_current_thread().enable_time().build().unwrap()
 }
 
 /// A scripted backend that misbehaves in ways that no script has.

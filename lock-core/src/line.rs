@@ -1,0 +1,441 @@
+//! The lines of this process: who wants the same lock stands in one line, and its head alone talks to the store. Not the
+//! store's line, and no guarantee: what excludes is the store's entry, whatever happens here.
+//!
+//! # What is kept
+//!
+//! One map from key to line for each backend instance ([`Lines`], shared by the clones of a [`Locks`](crate::Locks)), in
+//! shards under short mutexes. A line is there while it has a head, a holder or a waiter, and is removed with the last of
+//! them: memory is O(held + waiting). Under a mutex nothing but the map is touched: no lease, no waker, no destructor of
+//! anything that came from outside, which all run once it is unlocked.
+//!
+//! # Stages
+//!
+//! ```text
+//!            enter                 granted                  released, lost, expired
+//! (no line) ───────▶ Asking(head) ─────────▶ Held(lease) ────────────────────────────┐
+//!                      ▲    │ gives up, dropped                                      │
+//!                      │    └──────────────────────▶ somebody waits?  ◀──────────────┘
+//!                      │                              │ yes     │ no
+//!                      └───────── takes it ── Offered(waiter)  (no line)
+//! ```
+//!
+//! - *Asking*: a [`Head`] attempts, or waits at the store. It says by when it looks again.
+//! - *Held*: the head was granted, and is kept in the [`Lease`] until its entry was released, or the lease is lost. A local
+//!   attempt is answered busy, in the name of the lease, while that is valid.
+//! - *Offered*: the head went, and the first in line was woken to become the next.
+//!
+//! Each stage has a number of its own. A head whose number is not the line's any more (see below) has no say.
+//!
+//! # Who wakes whom
+//!
+//! The end of a head wakes the first in line, and a waiter that leaves with the turn on offer to it wakes the next. A
+//! shutdown wakes all. Nobody else is woken, and nothing here has a task or a timer of its own.
+//!
+//! # Who holds nobody up
+//!
+//! A waiter, and a head, may be dropped at each of its await points: their destructors leave the line. One that is not
+//! dropped and not polled either (on a runtime that nobody drives, in a branch that nobody polls) is passed over: each
+//! waiter looks at the line, the first every [`CLAIM`] and the last every [`LONGEST_LOOK`], and takes the turn of
+//!
+//! - a head that did not look again when it said it would, a claim time later;
+//! - a waiter that did not take its turn within the claim time;
+//! - a lease whose deadline is over (a leaked guard, a runtime that has ended), at once;
+//! - a head that sleeps without the store's wake-ups for longer than twice the waiter's own longest delay.
+//!
+//! The first in line may do so at once, those behind after 1, 2, 3 claim times for every doubling of the number of waiters
+//! before them, so that the order is kept among the living and any number of the dead costs little. The dead keep
+//! their places, but get no turn before they show up again.
+//!
+//! # What the next head inherits
+//!
+//! What the head had at the store ([`AtStore`]): its subscription, so that a key in line has one, and its place in the
+//! store's line.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::{Mutex, MutexGuard, PoisonError, Weak};
+use std::task::Waker;
+use std::time::Duration;
+
+use crate::acquire::AtStore;
+use crate::backend::Holder;
+use crate::clock::Moment;
+use crate::error::LockError;
+use crate::key::LockKey;
+use crate::lease::Lease;
+use crate::observe::contained;
+use crate::policy::MIN_DELAY;
+
+mod head;
+mod queue;
+mod standing;
+
+pub(crate) use head::{Entered, Found, Head, Spot};
+use queue::Queue;
+pub(crate) use standing::Standing;
+
+/// How long the turn is on offer to one waiter before others may take it.
+const CLAIM: Duration = Duration::from_millis(250);
+
+/// Nobody in line looks at it less often.
+const LONGEST_LOOK: Duration = Duration::from_secs(1);
+
+/// A power of two.
+const SHARDS: usize = 32;
+
+/// The lines of one backend instance.
+pub(crate) struct Lines {
+    shards: [Mutex<Shard>; SHARDS],
+}
+
+#[derive(Default)]
+struct Shard {
+    lines: HashMap<LockKey, Line>,
+    /// The last number that was given away.
+    number: u64,
+}
+
+struct Line {
+    /// The number of this stage.
+    turn: u64,
+    stage: Stage,
+    queue: Queue,
+    /// What the store answered last.
+    told: Option<Box<Told>>,
+}
+
+#[derive(Clone)]
+enum Stage {
+    Asking(Promise),
+    Held(Weak<Lease>),
+    /// To the waiter of this rank, at that moment.
+    Offered(u64, Moment),
+}
+
+/// A head looks again within `patience` from `since` on.
+#[derive(Clone, Copy)]
+struct Promise {
+    since: Moment,
+    patience: Duration,
+    /// Until then it hears nothing.
+    sleeps: bool,
+}
+
+impl Promise {
+    /// The head sends an attempt at `since`.
+    fn asks(since: Moment, patience: Duration) -> Self {
+        Self {
+            since,
+            patience,
+            sleeps: false,
+        }
+    }
+}
+
+/// What is known of the lock from the store.
+#[derive(Clone)]
+pub(crate) enum Told {
+    Busy(Holder, Moment),
+    Failed(LockError),
+}
+
+impl Told {
+    /// Somebody has the lock of whom nothing is known.
+    fn nothing(now: Moment) -> Self {
+        Self::Busy(Holder::new(), now)
+    }
+
+    /// The holder, as far as it is known now.
+    fn holder(self) -> Holder {
+        match self {
+            Self::Busy(mut holder, when) => {
+                let gone = when.elapsed();
+                holder.remaining = holder.remaining.map(|left| left.saturating_sub(gone));
+                holder
+            }
+            Self::Failed(_) => Holder::new(),
+        }
+    }
+
+    /// The error of a wait that is over, for a caller who waited for `waited`.
+    pub(crate) fn give_up(self, key: &LockKey, waited: Duration) -> LockError {
+        match self {
+            Self::Failed(error) => error,
+            busy => LockError::TimedOut {
+                key: key.clone(),
+                waited,
+                holder: busy.holder(),
+            },
+        }
+    }
+}
+
+/// What somebody who wants the turn sees of a line.
+struct Seen {
+    turn: u64,
+    stage: Stage,
+    /// How many stand before it.
+    before: usize,
+    /// The turn is on offer to somebody who was passed over before.
+    missed: bool,
+}
+
+/// The turn, just taken, and wakers that are dropped once the line is unlocked.
+struct Taken {
+    turn: u64,
+    at_store: Option<Box<AtStore>>,
+    _wakers: (Option<Waker>, Option<Waker>),
+}
+
+/// What is left to be done once the line is unlocked, because it runs what others wrote.
+#[derive(Default)]
+struct Afterwards {
+    waker: Option<Waker>,
+    _gone: (Option<Line>, Option<Box<AtStore>>),
+}
+
+impl Afterwards {
+    fn run(self) {
+        if let Some(waker) = self.waker {
+            contained(|| waker.wake());
+        }
+    }
+}
+
+impl Lines {
+    pub(crate) fn new() -> Self {
+        Self {
+            shards: std::array::from_fn(|_| Mutex::default()),
+        }
+    }
+
+    fn shard(&self, key: &LockKey) -> MutexGuard<'_, Shard> {
+        let text = key.as_str().as_bytes();
+        // Names often differ at their ends only. FNV-1a.
+        let hash = text.iter().rev().take(8).fold(text.len(), |hash, byte| {
+            (hash ^ usize::from(*byte)).wrapping_mul(0x0100_0193)
+        });
+        let index = hash.wrapping_shr(8) & SHARDS.wrapping_sub(1);
+        let shard = self.shards.get(index).unwrap_or(&self.shards[0]);
+        shard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Wakes everybody who stands in a line: they find the store closed.
+    pub(crate) fn close(&self) {
+        for shard in &self.shards {
+            let wakers: Vec<Waker> = {
+                let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+                let lines = shard.lines.values_mut();
+                lines.flat_map(|line| line.queue.wakers()).collect()
+            };
+            for waker in wakers {
+                contained(|| waker.wake());
+            }
+        }
+    }
+}
+
+impl Shard {
+    fn next(&mut self) -> u64 {
+        self.number = self.number.wrapping_add(1);
+        self.number
+    }
+
+    /// The number of a new line's head; none if there is a line already.
+    fn enter(&mut self, key: &LockKey, promise: Promise) -> Option<u64> {
+        let turn = self.next();
+        let Entry::Vacant(vacant) = self.lines.entry(key.clone()) else {
+            return None;
+        };
+        vacant.insert(Line {
+            turn,
+            stage: Stage::Asking(promise),
+            queue: Queue::default(),
+            told: None,
+        });
+        Some(turn)
+    }
+
+    /// The line of `key`, if its stage is still `turn`.
+    fn at(&mut self, key: &LockKey, turn: u64) -> Option<&mut Line> {
+        self.lines.get_mut(key).filter(|line| line.turn == turn)
+    }
+
+    /// The head has gone: the next in line is told, and without one there is no line.
+    fn end(&mut self, key: &LockKey, turn: u64, at_store: Option<Box<AtStore>>) -> Afterwards {
+        let number = self.next();
+        let Some(line) = self.at(key, turn) else {
+            return Afterwards {
+                waker: None,
+                _gone: (None, at_store),
+            };
+        };
+        if line.queue.is_empty() {
+            return Afterwards {
+                waker: None,
+                _gone: (self.lines.remove(key), at_store),
+            };
+        }
+        let replaced = std::mem::replace(&mut line.queue.at_store, at_store);
+        Afterwards {
+            waker: line.offer(number),
+            _gone: (None, replaced),
+        }
+    }
+
+    /// A waiter has gone.
+    fn leave(&mut self, key: &LockKey, rank: u64) -> (Afterwards, Option<Waker>) {
+        let number = self.next();
+        let Some(line) = self.lines.get_mut(key) else {
+            return Default::default();
+        };
+        let waker = line.queue.remove(rank).and_then(|waiter| waiter.waker);
+        let was_offered = matches!(line.stage, Stage::Offered(to, _) if to == rank);
+        let mut afterwards = Afterwards::default();
+        if line.queue.is_empty() {
+            if was_offered {
+                afterwards._gone = (self.lines.remove(key), None);
+            } else {
+                afterwards._gone = (None, line.queue.at_store.take());
+            }
+        } else if was_offered {
+            afterwards.waker = line.offer(number);
+        }
+        (afterwards, waker)
+    }
+
+    /// Makes whoever saw the line in this stage, late by so much, its head, unless others may take the turn before.
+    /// `rank` is the waiter's; a newcomer has none.
+    fn take_over(
+        &mut self,
+        key: &LockKey,
+        seen: &Seen,
+        late: Duration,
+        rank: Option<u64>,
+        promise: Promise,
+    ) -> Option<Taken> {
+        let turn = self.next();
+        let line = self.at(key, seen.turn)?;
+        let before = rank.unwrap_or(u64::MAX);
+        let mut ahead = line.queue.awake_before(before);
+        if let Stage::Offered(to, _) = line.stage {
+            // It has its chance already.
+            let counts = to < before && line.queue.is_awake(to);
+            ahead = ahead.saturating_sub(usize::from(counts));
+        }
+        if late < CLAIM.saturating_mul(doublings(ahead)) {
+            return None;
+        }
+        line.queue.pass_over_before(before);
+        Some(line.take(turn, rank, promise))
+    }
+
+    /// Takes the turn if it is on offer to `rank`; otherwise `waker` is woken when it is, and the one before it returned.
+    fn take_offer(
+        &mut self,
+        key: &LockKey,
+        rank: u64,
+        promise: impl FnOnce() -> Promise,
+        waker: Option<Waker>,
+    ) -> Result<Taken, Option<Waker>> {
+        let turn = self.next();
+        let Some(line) = self.lines.get_mut(key) else {
+            return Err(waker);
+        };
+        if matches!(line.stage, Stage::Offered(to, _) if to == rank) {
+            let mut taken = line.take(turn, Some(rank), promise());
+            taken._wakers.1 = waker;
+            return Ok(taken);
+        }
+        let Some(waiter) = line.queue.find(rank) else {
+            return Err(waker);
+        };
+        waiter.sleeps = false;
+        match waker {
+            Some(waker) => Err(waiter.waker.replace(waker)),
+            None => Err(None),
+        }
+    }
+}
+
+impl Line {
+    fn take(&mut self, turn: u64, rank: Option<u64>, promise: Promise) -> Taken {
+        self.turn = turn;
+        self.stage = Stage::Asking(promise);
+        let waiter = rank.and_then(|rank| self.queue.remove(rank));
+        Taken {
+            turn,
+            at_store: self.queue.at_store.take(),
+            _wakers: (waiter.and_then(|waiter| waiter.waker), None),
+        }
+    }
+
+    /// Offers the turn to the next in line, whose waker is returned.
+    fn offer(&mut self, turn: u64) -> Option<Waker> {
+        let next = self.queue.first()?;
+        self.turn = turn;
+        self.stage = Stage::Offered(next.rank, Moment::now());
+        next.waker.take()
+    }
+
+    fn seen(&self, rank: Option<u64>) -> Seen {
+        let missed = match self.stage {
+            Stage::Offered(to, _) => !self.queue.is_awake(to),
+            Stage::Asking(_) | Stage::Held(_) => false,
+        };
+        Seen {
+            turn: self.turn,
+            stage: self.stage.clone(),
+            before: self.queue.before(rank.unwrap_or(u64::MAX)),
+            missed,
+        }
+    }
+}
+
+impl Seen {
+    /// How late the turn is: the first in line may take it. If it is not, in how long it will be. `pace` is the longest
+    /// delay of whoever sees this.
+    fn late(&self, now: Moment, pace: Option<Duration>) -> Result<Duration, Duration> {
+        let (since, limit) = match &self.stage {
+            Stage::Asking(promise) => {
+                let limit = promise.patience.saturating_add(CLAIM);
+                let own = pace.filter(|_| promise.sleeps);
+                let own = own.map_or(Duration::MAX, |pace| pace.saturating_mul(2));
+                (promise.since, limit.min(own))
+            }
+            Stage::Offered(..) if self.missed => return Ok(Duration::MAX),
+            Stage::Offered(_, since) => (*since, CLAIM),
+            Stage::Held(lease) => match lease.upgrade() {
+                Some(lease) => lease.believed(),
+                None => return Ok(Duration::MAX),
+            },
+        };
+        let elapsed = since.until(&now);
+        elapsed
+            .checked_sub(limit)
+            .ok_or_else(|| limit.saturating_sub(elapsed))
+    }
+
+    /// When to look again, if the turn is late in `left`.
+    fn next_look(&self, left: Duration) -> Duration {
+        let usual = CLAIM.saturating_mul(doublings(self.before).saturating_add(1));
+        left.clamp(MIN_DELAY, usual.min(LONGEST_LOOK))
+    }
+
+    /// The holder, if it is a guard of this process that is valid.
+    fn local_holder(&self) -> Option<Holder> {
+        let Stage::Held(lease) = &self.stage else {
+            return None;
+        };
+        lease.upgrade()?.as_holder()
+    }
+}
+
+/// How often the number of those in front doubles: 0, 1, 2, 2, 3, 3, 3, 3, 4 ...
+fn doublings(in_front: usize) -> u32 {
+    usize::BITS.saturating_sub(in_front.leading_zeros())
+}
+
+#[cfg(all(test, feature = "mock"))]
+#[allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
+mod tests;

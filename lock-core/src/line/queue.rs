@@ -1,0 +1,129 @@
+//! Who stands in one line, in order. Plain data: nothing here wakes anybody.
+
+use std::collections::VecDeque;
+use std::task::Waker;
+
+use crate::acquire::AtStore;
+
+/// The waiters of one line, by rank.
+#[derive(Default)]
+pub(super) struct Queue {
+    waiters: VecDeque<Waiter>,
+    /// What the last head had at the store, for the next.
+    pub(super) at_store: Option<Box<AtStore>>,
+}
+
+pub(super) struct Waiter {
+    /// Who came earlier has a lower one.
+    pub(super) rank: u64,
+    pub(super) waker: Option<Waker>,
+    /// It was passed over, and has not shown up since.
+    pub(super) sleeps: bool,
+}
+
+impl Queue {
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiters.is_empty()
+    }
+
+    /// How many stand before `rank`.
+    pub(super) fn before(&self, rank: u64) -> usize {
+        let (Ok(index) | Err(index)) = self.index(rank);
+        index
+    }
+
+    fn index(&self, rank: u64) -> Result<usize, usize> {
+        self.waiters
+            .binary_search_by_key(&rank, |waiter| waiter.rank)
+    }
+
+    /// Puts a waiter where its rank belongs.
+    pub(super) fn insert(&mut self, rank: u64) {
+        let (Ok(index) | Err(index)) = self.index(rank);
+        self.waiters.insert(
+            index,
+            Waiter {
+                rank,
+                waker: None,
+                sleeps: false,
+            },
+        );
+    }
+
+    pub(super) fn remove(&mut self, rank: u64) -> Option<Waiter> {
+        self.waiters.remove(self.index(rank).ok()?)
+    }
+
+    pub(super) fn find(&mut self, rank: u64) -> Option<&mut Waiter> {
+        let index = self.index(rank).ok()?;
+        self.waiters.get_mut(index)
+    }
+
+    /// Whose turn it is: that of the first who does not sleep, or else of the first.
+    pub(super) fn first(&mut self) -> Option<&mut Waiter> {
+        let awake = self.waiters.iter().position(|waiter| !waiter.sleeps);
+        self.waiters.get_mut(awake.unwrap_or_default())
+    }
+
+    /// How many who do not sleep stand before `rank`.
+    pub(super) fn awake_before(&self, rank: u64) -> usize {
+        let before = self.waiters.iter().take(self.before(rank));
+        before.filter(|waiter| !waiter.sleeps).count()
+    }
+
+    pub(super) fn is_awake(&self, rank: u64) -> bool {
+        self.index(rank)
+            .ok()
+            .and_then(|index| self.waiters.get(index))
+            .is_some_and(|waiter| !waiter.sleeps)
+    }
+
+    /// Whoever stands before `rank` has had its chance.
+    pub(super) fn pass_over_before(&mut self, rank: u64) {
+        let end = self.before(rank);
+        let passed = self.waiters.iter_mut().take(end);
+        passed.for_each(|waiter| waiter.sleeps = true);
+    }
+
+    pub(super) fn wakers(&mut self) -> impl Iterator<Item = Waker> {
+        self.waiters
+            .iter_mut()
+            .filter_map(|waiter| waiter.waker.take())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ranks(queue: &Queue) -> Vec<u64> {
+        queue.waiters.iter().map(|waiter| waiter.rank).collect()
+    }
+
+    #[test]
+    fn who_comes_back_stands_where_it_stood() {
+        let mut queue = Queue::default();
+        for rank in [3, 5, 9, 4] {
+            queue.insert(rank);
+        }
+        assert_eq!(ranks(&queue), [3, 4, 5, 9]);
+        assert!(queue.remove(4).is_some() && queue.remove(4).is_none());
+        assert_eq!(ranks(&queue), [3, 5, 9]);
+    }
+
+    #[test]
+    fn who_was_passed_over_comes_last_until_it_shows_up() {
+        let mut queue = Queue::default();
+        for rank in [3, 5, 9] {
+            queue.insert(rank);
+        }
+        queue.pass_over_before(9);
+        assert_eq!((queue.awake_before(9), queue.awake_before(10)), (0, 1));
+        assert_eq!(queue.first().unwrap().rank, 9);
+        queue.remove(9);
+        assert_eq!(queue.first().unwrap().rank, 3, "all sleep");
+        queue.find(5).unwrap().sleeps = false;
+        assert_eq!(queue.first().unwrap().rank, 5);
+        assert!(!queue.is_awake(3) && queue.is_awake(5) && !queue.is_awake(7));
+    }
+}
