@@ -56,7 +56,8 @@ pub async fn what_is_no_lock_is_told_as_a_conflict<F: Fixture>(fixture: F) {
 
 /// A store that is down is told as what it is: never as a lock that is busy, free, or lost.
 pub async fn a_store_that_is_down_is_a_failure_and_never_busy<F: Fixture>(fixture: F) {
-    let (locks, key, other) = (
+    let (locks, others, key, other) = (
+        locks(&fixture).await,
         locks(&fixture).await,
         key(&fixture, "k"),
         key(&fixture, "other"),
@@ -67,7 +68,8 @@ pub async fn a_store_that_is_down_is_a_failure_and_never_busy<F: Fixture>(fixtur
     let errors = [
         lock.try_acquire().await.expect_err("granted"),
         lock.acquire().await.expect_err("granted"),
-        unrenewed(&locks, &key)
+        // Those who hold it would not ask the store.
+        unrenewed(&others, &key)
             .try_acquire()
             .await
             .expect_err("granted"),

@@ -10,8 +10,8 @@ use tokio::task::{JoinSet, yield_now};
 use tokio::time::sleep;
 
 use super::{
-    BOUND, HOLD, MILLISECOND, RESOLUTION, assert_lasts, attempt, eager, hold, key, labelled, locks,
-    owner, refused, release, renew, take, unrenewed,
+    BOUND, HOLD, MILLISECOND, RESOLUTION, assert_lasts, attempt, beside, eager, hold, key,
+    labelled, locks, owner, refused, release, renew, take, unrenewed, watched_locks,
 };
 use crate::fixture::Fixture;
 use crate::history::History;
@@ -135,13 +135,14 @@ pub async fn a_held_lock_is_busy_and_says_who_holds_it<F: Fixture>(fixture: F) {
     assert_eq!(guard.release().await.ok(), Some(Released::Released));
 }
 
-/// Whoever holds a lock and asks for it again finds it busy, through the same lock, a clone, and another lock at the same
-/// client.
+/// Whoever holds a lock and asks for it again finds it busy, through the same lock, a clone, another lock, and other locks
+/// at the same client.
 pub async fn a_lock_is_not_reentrant<F: Fixture>(fixture: F) {
-    let (locks, key) = (locks(&fixture).await, key(&fixture, "k"));
+    let ((client, locks), key) = (watched_locks(&fixture).await, key(&fixture, "k"));
     let lock = unrenewed(&locks, &key);
     let guard = hold(&lock).await;
-    for again in [&lock, &lock.clone(), &locks.clone().lock(key.name())] {
+    let others = [locks.clone(), beside(&fixture, &client)].map(|locks| locks.lock(key.name()));
+    for again in [&lock, &lock.clone()].into_iter().chain(&others) {
         let error = again.try_acquire().await.expect_err("taken twice");
         assert!(matches!(error, LockError::Busy { .. }), "{error}");
     }

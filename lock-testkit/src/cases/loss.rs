@@ -4,8 +4,8 @@ use lock_core::{BackendError, LockError, LossReason, Moment, Ownership, Released
 use tokio::time::sleep;
 
 use super::{
-    HOLD, LEASE, MILLISECOND, assert_lasts, eventually, evict, expire, hold, is_free, key, locks,
-    loss, owner, refused, release, remaining, renewed, take, unrenewed, watched_locks,
+    HOLD, LEASE, MILLISECOND, assert_lasts, beside, eventually, evict, expire, hold, is_free, key,
+    locks, loss, owner, refused, release, remaining, renewed, take, unrenewed, watched_locks,
 };
 use crate::faulty::{Effect, Faulty, Op};
 use crate::fixture::Fixture;
@@ -87,11 +87,11 @@ pub async fn a_lock_that_ended_early_is_lost<F: Fixture>(fixture: F) {
 pub async fn a_guard_is_lost_when_the_same_client_took_the_lock_anew<F: Fixture>(fixture: F) {
     let (client, locks) = watched_locks(&fixture).await;
     let (oracle, key) = (fixture.client().await, key(&fixture, "k"));
-    let lock = renewed(&locks, &key);
-    let old = hold(&lock).await;
+    let others = beside(&fixture, &client);
+    let old = hold(&renewed(&locks, &key)).await;
     hold_back_renewals(&client);
     evict(&fixture, &key).await;
-    let new = hold(&lock).await;
+    let new = hold(&renewed(&others, &key)).await;
     client.on(Op::Renew).clear();
     assert_eq!(loss(&old).await, LossReason::Taken);
     assert!(new.is_held());
@@ -105,7 +105,7 @@ pub async fn a_lost_lock_can_be_taken_again_beside_the_old_guard<F: Fixture>(fix
     let (oracle, key) = (fixture.client().await, key(&fixture, "k"));
     let old = hold(&unrenewed(&locks, &key)).await;
     evict(&fixture, &key).await;
-    let new = hold(&renewed(&locks, &key)).await;
+    let new = hold(&renewed(&beside(&fixture, &client), &key)).await;
     drop(old);
     eventually("the old guard is released", async || {
         !client.calls_of(Op::Release).is_empty()

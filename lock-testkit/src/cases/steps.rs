@@ -75,6 +75,11 @@ pub(crate) fn eager() -> RetryPolicy {
     RetryPolicy::backoff(2 * MILLISECOND, 20 * MILLISECOND).give_up_after(6 * BOUND)
 }
 
+/// Other locks at the same client, which ask the store although a guard of the first believes that it holds.
+pub(crate) fn beside<F: Fixture>(fixture: &F, client: &Faulty<F::Backend>) -> Locks {
+    Locks::new(client.clone()).with_prefix(fixture.prefix())
+}
+
 /// The lock of `key`, taken for [`LEASE`] and renewed every 100 ms: a hundredth of what a loaded machine may miss.
 pub(crate) fn renewed(locks: &Locks, key: &LockKey) -> DistributedLock {
     let renewal = RenewalPolicy::per_ttl(100);
