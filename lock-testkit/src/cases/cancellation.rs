@@ -14,8 +14,8 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use super::{
-    BOUND, HOLD, MILLISECOND, OP, assert_lasts, assert_outlives, comes_free, distant_locks, eager,
-    eventually, hold, key, owner, refused, release, take,
+    BOUND, HOLD, MILLISECOND, OP, assert_lasts, assert_outlives, beside, comes_free, distant_locks,
+    eager, eventually, hold, key, owner, refused, release, take,
 };
 use crate::fixture::Fixture;
 use crate::leak::LeakCheck;
@@ -253,8 +253,9 @@ pub async fn a_storm_of_timeouts_leaves_nothing_behind<F: Fixture>(fixture: F) {
     let key = key(&fixture, "k");
     // The renewer looks at its empty list once more within a third of it.
     let lock = locks.lock(key.name()).with_ttl(2 * OP).with_retry(eager());
-    // Whatever the client starts at first use is started now.
-    let held = lock.acquire().await.expect("it is free");
+    // Whatever the client starts at first use is started now. Behind a guard of their own, nobody would subscribe.
+    let others = beside(&fixture, &client).lock(key.name());
+    let held = others.with_ttl(2 * OP).acquire().await.expect("it is free");
     let subscribed = async || client.subscriptions() > 0 || !client.capabilities().wakeups;
     tokio::select! {
         other = lock.acquire() => panic!("it is held, and another got {other:?}"),
