@@ -325,6 +325,33 @@ async fn a_payment_whose_lock_is_lost_is_stopped() {
     shop.assert_payments(&[]);
 }
 
+#[tokio::test]
+#[cfg(unix)]
+async fn a_process_that_is_told_to_stop_finishes_its_requests_and_holds_nothing() {
+    let (shop, redis) = (Shop::new(), RedisServer::start());
+    let mut server = shop.start(Some(&redis), LONG, WITH_LOCK);
+    let (reply, ()) = tokio::join!(server.post("process-payment/7"), async {
+        server.wait_until_held("payment:7").await;
+        let pid = server.pid.to_string();
+        let told = Command::new("kill").args(["-INT", &pid]).status().unwrap();
+        assert!(told.success());
+    });
+    assert_eq!(
+        (reply.status, &reply.body["status"]),
+        (200, &Value::from("paid"))
+    );
+    let start = Instant::now();
+    let ended = loop {
+        if let Some(status) = server.child.try_wait().unwrap() {
+            break status;
+        }
+        assert!(start.elapsed() < PATIENCE, "it never ends");
+        sleep(Duration::from_millis(10)).await;
+    };
+    assert!(ended.success(), "{ended}");
+    assert_eq!(redis.cli(&["EXISTS", "payment:7"]).integer(), 0);
+}
+
 // Shops, servers, requests.
 
 /// What the processes of one shop share.

@@ -124,6 +124,13 @@ macro_rules! texts {
 }
 texts!(str, String, Box<str>, Arc<str>, Cow<'_, str>);
 
+/// `format_args!("order:{id}")`: as text, without a `String` between.
+impl LockName for fmt::Arguments<'_> {
+    fn write_to(&self, name: &mut NameWriter<'_>) {
+        name.failed |= name.out.write_fmt(*self).is_err();
+    }
+}
+
 macro_rules! tuples {
     ($first:ident $($part:ident)*) => {
         impl<$first: Display, $($part: Display),*> LockName for ($first, $($part,)*) {
@@ -163,6 +170,7 @@ mod tests {
         assert_name(String::from("order:7"), "order:7");
         assert_name(Cow::from("order:7"), "order:7");
         assert_name(&*String::from("x"), "x");
+        assert_name(format_args!("order:{}", "a:7"), "order:a:7");
         assert_name(Arc::<str>::from("x"), "x");
         assert_name(Box::<str>::from("x"), "x");
 
@@ -190,8 +198,13 @@ mod tests {
                 Err(fmt::Error)
             }
         }
-        let error = LockKey::new(("a", Fails)).unwrap_err();
-        assert!(matches!(error, LockError::Invalid { .. }), "{error:?}");
-        assert!(error.to_string().contains("Display"), "{error}");
+        for key in [
+            LockKey::new(("a", Fails)),
+            LockKey::new(format_args!("a:{Fails}")),
+        ] {
+            let error = key.unwrap_err();
+            assert!(matches!(error, LockError::Invalid { .. }), "{error:?}");
+            assert!(error.to_string().contains("Display"), "{error}");
+        }
     }
 }

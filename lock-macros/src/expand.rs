@@ -32,9 +32,7 @@ fn expand(arguments: &Arguments, function: &Function) -> Result<TokenStream> {
                 if let ::core::option::Option::Some(#value) = ::core::option::Option::None::<#output> {
                     return #value;
                 }
-                let #value: #output = #block;
-                #[allow(unreachable_code)]
-                #value
+                #block
             };
             under_lock(arguments, function, &body)?
         }

@@ -33,8 +33,7 @@ use proc_macro::TokenStream;
 /// # Ok(()) }
 /// ```
 ///
-/// It is [`DistributedLock::with`](https://docs.rs/fencelock/latest/fencelock/struct.DistributedLock.html#method.with)
-/// around the body: if the lock is lost, the body is dropped where it stands and the function returns `LockError::Lost`,
+/// It is `DistributedLock::with` around the body: if the lock is lost, the body is dropped where it stands and the function returns `LockError::Lost`,
 /// even if the body was done and had returned `Ok`. The function returns a `Result` whose error type converts from
 /// `LockError` with `From`, as for `?`. A function that locks is not reentrant: called again under the same key by its
 /// own body, it waits for itself until the wait is over.

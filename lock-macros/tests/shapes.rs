@@ -1,8 +1,10 @@
 //! What `#[locked]` goes on: every shape of function that people write.
 // A user's lints see what the macro writes.
+#![deny(unreachable_code, unused_variables)]
 #![warn(clippy::pedantic, unused_qualifications)]
 #![allow(
     clippy::unwrap_used,
+    clippy::panic,
     clippy::arithmetic_side_effects,
     clippy::disallowed_methods,
     clippy::ignored_unit_patterns,
@@ -169,7 +171,12 @@ fn is_send<F: Future + Send>(future: F) -> F {
 
 // Traits.
 
-trait Native {
+trait Native: Sync {
+    #[locked("default:{more}", locks = locks)]
+    async fn with_default(&self, locks: &Locks, more: u8) -> Result<String, LockError> {
+        Ok(self.name().await? + &more.to_string())
+    }
+
     fn name(&self) -> impl Future<Output = Result<String, LockError>> + Send;
 }
 
@@ -232,6 +239,7 @@ impl Reports for Shop {
 async fn methods_of_traits_are_locked() {
     let mut shop = Shop::new();
     assert_eq!(shop.name().await.unwrap(), "native:0");
+    assert_eq!(shop.with_default(&locks(), 5).await.unwrap(), "native:05");
     assert_eq!(Shop::of(5, locks()).await.unwrap(), 5);
     assert_eq!(
         shop.pick((2, 0), Id(7))
@@ -428,6 +436,11 @@ async fn diverges(locks: &Locks) -> Result<std::convert::Infallible, LockError> 
     }
 }
 
+#[locked("unfinished", locks = locks)]
+async fn panics(locks: &Locks) -> Result<u8, LockError> {
+    panic!("as asked")
+}
+
 #[locked("local", locks = locks)]
 async fn not_send(locks: &Locks) -> Result<Rc<u8>, LockError> {
     let kept = Rc::new(5);
@@ -448,6 +461,11 @@ async fn errors_convert_and_results_coerce_as_in_any_async_fn() {
     assert_eq!(coerced(&locks, 1).await.err().unwrap().to_string(), "one");
     assert_eq!(coerced(&locks, 7).await.unwrap().to_string(), "7");
     assert_eq!(*not_send(&locks).await.unwrap(), 5);
+    assert!(
+        tokio::spawn(async { panics(&self::locks()).await })
+            .await
+            .is_err()
+    );
     assert!(
         tokio::time::timeout(std::time::Duration::from_millis(5), diverges(&locks))
             .await

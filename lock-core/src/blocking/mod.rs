@@ -16,6 +16,8 @@
 //! }
 //! ```
 //!
+//! A program that ends by returning from `main` leaves no lock behind. `std::process::exit` drops nothing: release before.
+//!
 //! A call blocks its thread until it is answered, and ends within the same bounds as the async one. It may be made on any
 //! thread. On a thread that runs async code it works too, but holds up all that runs there, which includes the store's
 //! client if that was connected there: use the async [`Locks`](crate::Locks), or `spawn_blocking`.
