@@ -59,34 +59,43 @@ impl Failure {
         self.cause
     }
 
-    /// Whether the server said this, so that the connection works.
+    /// What the server said, so that the connection works.
+    pub(crate) fn answer(&self) -> Option<&str> {
+        (self.cause == Cause::Answer).then_some(&*self.text)
+    }
+
+    /// Whether the server said this.
     pub(crate) fn is_answer(&self) -> bool {
-        self.cause == Cause::Answer
+        self.answer().is_some()
+    }
+
+    fn has_code(&self, wanted: &str) -> bool {
+        self.answer().is_some_and(|text| code(text) == wanted)
     }
 
     /// Whether the server does not know the script (yet, or any more). It then did nothing.
     pub(crate) fn is_no_script(&self) -> bool {
-        self.is_answer() && code(&self.text) == "NOSCRIPT"
+        self.has_code("NOSCRIPT")
     }
 
     /// Whether the keys of the request are in two places right now, because their slot is on the move.
     pub(crate) fn is_split(&self) -> bool {
-        self.is_answer() && code(&self.text) == "TRYAGAIN"
+        self.has_code("TRYAGAIN")
     }
 
     /// Whether the server has no such command.
     pub(crate) fn lacks_command(&self) -> bool {
-        self.is_answer() && lacks_command(&self.text)
+        self.answer().is_some_and(lacks_command)
     }
 
     /// Whether the key holds something else than the command is for.
     pub(crate) fn is_about_type(&self) -> bool {
-        self.is_answer() && code(&self.text) == "WRONGTYPE"
+        self.has_code("WRONGTYPE")
     }
 
     /// Whether the server is a read-only replica.
     pub(crate) fn is_read_only(&self) -> bool {
-        self.is_answer() && code(&self.text) == "READONLY"
+        self.has_code("READONLY")
     }
 
     /// Whether another connection is needed: this one broke, or leads to a read-only replica, so that the address may
@@ -121,11 +130,11 @@ impl Failure {
 
     /// Whether the server refused RESP3 and may speak RESP2.
     pub(crate) fn is_about_protocol(&self) -> bool {
-        self.is_answer() && ["NOPROTO", "ERR"].contains(&code(&self.text))
+        self.has_code("NOPROTO") || self.has_code("ERR")
     }
 
     fn is_about_credentials(&self) -> bool {
-        self.cause == Cause::Credentials || (self.is_answer() && is_about_credentials(&self.text))
+        self.cause == Cause::Credentials || self.answer().is_some_and(is_about_credentials)
     }
 
     fn behind(self, what: BackendError) -> BackendError {

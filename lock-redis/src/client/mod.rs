@@ -1,24 +1,24 @@
 //! redis-rs: the one folder that speaks to it. Here: a connection, and what the client's errors mean. Where connections lead
-//! to is in `target.rs`, `sentinel.rs` and `cluster.rs`, those for subscriptions are in `subscriber.rs`.
+//! to is in `target.rs`, `sentinel.rs` and `cluster.rs`, those for subscriptions are in `subscriber.rs`, those made elsewhere in
+//! `given.rs`.
 
 #[cfg(feature = "cluster")]
 mod cluster;
+mod given;
 mod sentinel;
 mod subscriber;
 mod target;
 
-use std::sync::Arc;
-
-use futures_util::future::BoxFuture;
-use redis::aio::{ConnectionLike, MultiplexedConnection};
+use redis::aio::MultiplexedConnection;
 #[cfg(feature = "cluster")]
 use redis::cluster_async::ClusterConnection;
-use redis::{Cmd, ErrorKind, RedisError, RedisResult, Value};
+use redis::{Cmd, ErrorKind, RedisError, Value};
 
 use crate::answer::Reply;
 use crate::connection::Request;
 use crate::error::{Cause, Failure};
 
+pub(crate) use given::Given;
 pub(crate) use subscriber::{Event, Messages, Subscriber};
 pub(crate) use target::{Settings, Target};
 
@@ -137,26 +137,6 @@ impl Connection {
             #[cfg(feature = "cluster")]
             Self::Cluster(_) => true,
         }
-    }
-}
-
-/// A connection that was made elsewhere, of whatever type.
-#[derive(Clone)]
-pub(crate) struct Given(Arc<Sender>);
-
-type Sender = dyn Fn(Cmd) -> BoxFuture<'static, RedisResult<Value>> + Send + Sync;
-
-impl Given {
-    pub(crate) fn new(connection: impl ConnectionLike + Clone + Send + Sync + 'static) -> Self {
-        Self(Arc::new(move |command: Cmd| {
-            let mut connection = connection.clone();
-            Box::pin(async move { command.query_async(&mut connection).await })
-        }))
-    }
-
-    pub(crate) async fn send(&self, request: &Request<'_>) -> Result<Reply, Failure> {
-        let result = (self.0)(command(request)).await;
-        result.map(reply).map_err(|error| failure(&error))
     }
 }
 
