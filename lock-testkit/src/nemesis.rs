@@ -43,8 +43,8 @@ pub struct Done {
 
 /// Does all that `schedule` says, and mends what can be mended at the end. What was done, and when.
 ///
-/// Processes are started on the calling thread, and the future is not `Send`, so that a process that wants to end with
-/// its parent ([`end_with_parent`]) does so.
+/// Processes are started on the thread that polls this. It should live as long as they do: a process that called
+/// [`end_with_parent`] ends with that thread.
 ///
 /// # Errors
 ///
