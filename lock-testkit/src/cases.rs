@@ -102,6 +102,7 @@ macro_rules! for_each_case {
                 a_guard_that_lost_its_entry_says_so [Evict]
                 a_stale_guard_leaves_the_next_holder_alone
                 a_release_that_is_sent_again_leaves_the_next_holder_alone
+                a_grant_that_comes_too_late_is_given_back
             }
             fencing {
                 tokens_rise_over_a_thousand_grants [Fencing]

@@ -5,8 +5,8 @@ use lock_core::{BackendError, LockBackend, LockError, Moment, Ownership, Release
 use tokio::time::{sleep, timeout};
 
 use super::{
-    BOUND, BRIEF, HOLD, assert_lasts, assert_outlives, brief, evict, expire, hold, is_free, key,
-    locks, owner, release, take, unrenewed, watched_locks,
+    BOUND, BRIEF, HOLD, SECOND, assert_lasts, assert_outlives, brief, eventually, evict, expire,
+    hold, is_free, key, locks, owner, release, take, unrenewed, watched_locks,
 };
 use crate::faulty::{Effect, Op};
 use crate::fixture::Fixture;
@@ -97,4 +97,16 @@ pub async fn a_release_that_is_sent_again_leaves_the_next_holder_alone<F: Fixtur
     assert_lasts(&oracle, &key, HOLD, asked).await;
     assert_eq!(release(&oracle, &key, &next).await, Ownership::Held);
     assert!(is_free(&oracle, &key).await);
+}
+
+/// A grant that comes when too little of its ttl is left is not handed out, and is given back.
+pub async fn a_grant_that_comes_too_late_is_given_back<F: Fixture>(fixture: F) {
+    let (client, locks) = watched_locks(&fixture).await;
+    let (oracle, key) = (fixture.client().await, key(&fixture, "k"));
+    let lock = unrenewed(&locks, &key).with_min_validity(HOLD - HOLD / 50);
+    client.on(Op::Acquire).next(Effect::DelayAfter(SECOND));
+    let error = lock.try_acquire().await.expect_err("it came too late");
+    assert!(matches!(error, LockError::Late { .. }), "{error}");
+    assert!(error.is_retryable());
+    eventually("it is given back", async || is_free(&oracle, &key).await).await;
 }

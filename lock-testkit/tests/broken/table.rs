@@ -50,6 +50,7 @@ pub(crate) const TABLE: &[(Flaw, &[&str])] = &[
         &[
             "release::a_release_frees_the_lock_and_says_so",
             "waiting::a_waiter_is_served_after_a_release",
+            "release::a_grant_that_comes_too_late_is_given_back",
             "lifecycle::a_shutdown_releases_what_is_held_and_refuses_what_is_new",
             "ownership::a_release_frees_the_key",
             "waiting::a_waiter_that_nobody_wakes_is_served",
