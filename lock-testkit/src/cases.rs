@@ -25,6 +25,7 @@ pub mod hand_over;
 pub mod lifecycle;
 pub mod loss;
 pub mod names;
+pub mod outages;
 pub mod ownership;
 pub mod release;
 pub mod renewal;
@@ -180,6 +181,15 @@ macro_rules! for_each_case {
                 a_store_that_is_down_is_a_failure_and_never_busy [Stop]
                 no_owner_is_ever_printed
                 no_guard_and_no_error_prints_an_owner
+            }
+            outages {
+                a_held_lock_outlives_cut_connections [CutConnections]
+                a_subscription_outlives_cut_connections [Wakeups CutConnections]
+                a_waiter_outlives_cut_connections [CutConnections]
+                a_stalled_store_is_waited_for_no_longer_than_said [Stall]
+                a_holder_keeps_its_lock_through_a_restart_or_hears_of_it [Restart]
+                a_lock_outlives_a_restart [SurvivesRestart Restart]
+                tokens_rise_across_a_restart [Fencing Restart]
             }
             lifecycle {
                 a_repeated_attempt_answers_the_same_grant_and_touches_nothing

@@ -238,10 +238,8 @@ pub async fn a_holder_that_was_frozen_leaves_the_next_one_alone<F: Fixture>(fixt
         let mut asked = Moment::now();
         eventually("the frozen holder's entry ends", async || {
             asked = Moment::now();
-            matches!(
-                attempt(&oracle, &key, &next, HOLD).await,
-                Attempt::Granted(_)
-            )
+            let answer = attempt(&oracle, &key, &next, HOLD).await;
+            matches!(answer, Attempt::Granted(_))
         })
         .await;
         asked

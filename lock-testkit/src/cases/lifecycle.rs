@@ -247,8 +247,14 @@ pub async fn a_hundred_holds_leave_no_task_behind<F: Fixture>(fixture: F) {
             }
         }
     };
-    // What a client starts with its first calls stays.
+    // What a client starts with its first calls and its first wait stays.
     lives(3).await;
+    let key = key(&fixture, "k");
+    let guard = hold(&renewed(&locks, &key)).await;
+    let other = unrenewed(&locks, &key).with_wait(SHORT);
+    other.acquire().await.expect_err("it is held");
+    drop(guard);
+    eventually("it is released", async || is_free(&oracle, &key).await).await;
     let leaks = LeakCheck::start();
     lives(100).await;
     leaks.assert_none(BOUND).await;

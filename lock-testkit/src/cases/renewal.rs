@@ -271,7 +271,7 @@ pub async fn a_guard_is_shortened_and_prolonged_and_never_free<F: Fixture>(fixtu
             (false, HOLD),
             (true, HOLD),
         ] {
-            let (before, asked) = (guard.remaining(), Moment::now());
+            let (asked, before) = (Moment::now(), guard.remaining());
             let (changed, most) = if add {
                 (guard.extend(ttl).await, before + ttl + HOLD / 50)
             } else {
@@ -302,7 +302,7 @@ pub async fn extending_beside_renewals_keeps_the_longer_time<F: Fixture>(fixture
     let (client, locks) = watched_locks(&fixture).await;
     let (oracle, key) = (fixture.client().await, key(&fixture, "k"));
     let guard = hold(&renewed(&locks, &key)).await;
-    let (before, asked) = (guard.remaining(), Moment::now());
+    let (asked, before) = (Moment::now(), guard.remaining());
     let add = LEASE / 2;
     for _ in 0..5 {
         // On its way when the extension is asked for, and when the next one is.

@@ -262,6 +262,22 @@ pub(crate) async fn stop<F: Fixture>(fixture: &F) {
     assert!(fixture.stop().await, "{}", Gap::Stop.advice());
 }
 
+/// Stalls the store or lets it go on, which the fixture must be able to.
+pub(crate) async fn stall<F: Fixture>(fixture: &F, stalled: bool) {
+    assert!(fixture.stall(stalled).await, "{}", Gap::Stall.advice());
+}
+
+/// Restarts the store, which the fixture must be able to.
+pub(crate) async fn restart<F: Fixture>(fixture: &F) {
+    assert!(fixture.restart().await, "{}", Gap::Restart.advice());
+}
+
+/// Cuts all connections, which the fixture must be able to.
+pub(crate) async fn cut_connections<F: Fixture>(fixture: &F) {
+    let can = fixture.cut_connections().await;
+    assert!(can, "{}", Gap::CutConnections.advice());
+}
+
 /// Puts something that is no lock at `key`, which the fixture must be able to.
 pub(crate) async fn obstruct<F: Fixture>(fixture: &F, key: &LockKey) {
     assert!(fixture.obstruct(key).await, "{}", Gap::Obstruct.advice());

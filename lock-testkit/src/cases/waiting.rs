@@ -343,7 +343,7 @@ pub(crate) async fn woken(wakeup: &mut Box<dyn Wakeup>) {
     assert!(woken.is_ok(), "not woken within {BOUND:?}: {wakeup:?}");
 }
 
-async fn take_and_release(client: &impl LockBackend, key: &LockKey) {
+pub(crate) async fn take_and_release(client: &impl LockBackend, key: &LockKey) {
     let owner = owner();
     take(client, key, &owner, HOLD).await;
     assert_eq!(release(client, key, &owner).await, Ownership::Held);

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use lock_core::{
 };
 use lock_testkit::{Entry, Scripted};
 use tokio::runtime::Handle;
+use tokio::sync::watch;
 use tokio::task::{self, yield_now};
 use tokio::time::sleep;
 
@@ -27,6 +28,8 @@ pub(crate) struct Broken {
     pub(super) store: Arc<Store>,
     /// Who this client is, where that stands in for the owner.
     me: Owner,
+    /// How often connections had been cut when this client connected.
+    pub(super) cuts: usize,
 }
 
 /// What all clients of a store share beside its entries.
@@ -36,6 +39,12 @@ pub(super) struct Store {
     pub(super) obstructed: Mutex<HashSet<String>>,
     /// Whether connections are refused.
     pub(super) is_stopped: AtomicBool,
+    pub(super) is_stalled: watch::Sender<bool>,
+    /// How often all connections were cut.
+    pub(super) cuts: AtomicUsize,
+    /// The greatest fencing token there was, and what was it when the store forgot that.
+    pub(super) newest: AtomicU64,
+    pub(super) forgotten: AtomicU64,
     /// How many subscriptions were dropped.
     pub(super) dropped: AtomicUsize,
     /// A lock around the connection that a dropped call does not give back.
@@ -59,18 +68,26 @@ impl Broken {
             honest: Scripted::honest(),
             store: Arc::default(),
             me: Owner::fresh(None).unwrap(),
+            cuts: 0,
         }
     }
 
     pub(super) fn client(&self) -> Self {
         Self {
             me: Owner::fresh(None).unwrap(),
+            cuts: self.store.cuts.load(Ordering::SeqCst),
             ..self.clone()
         }
     }
 
-    /// What the store calls `key`, or why it does not answer.
-    pub(super) fn spell(&self, key: &LockKey) -> Result<LockKey, BackendError> {
+    /// What the store calls `key`, once it answers; or why it does not.
+    pub(super) async fn spell(&self, key: &LockKey) -> Result<LockKey, BackendError> {
+        let mut stalled = self.store.is_stalled.subscribe();
+        stalled.wait_for(|is_stalled| !is_stalled).await.unwrap();
+        if self.flaw == Flaw::NeverReconnects && self.cuts != self.store.cuts.load(Ordering::SeqCst)
+        {
+            return Err(BackendError::transient("broken pipe"));
+        }
         if self.store.is_stopped.load(Ordering::SeqCst) {
             return Err(BackendError::transient("connection refused"));
         }
@@ -217,6 +234,11 @@ impl Broken {
         };
         let (first, last) = (range.first().get(), range.last().get());
         let (first, last) = match self.flaw {
+            Flaw::ForgetsTokensOnRestart => {
+                self.store.newest.store(last, Ordering::SeqCst);
+                let forgotten = self.store.forgotten.load(Ordering::SeqCst);
+                (first - forgotten, last - forgotten)
+            }
             Flaw::GivesOneTokenForEver => (1, 1),
             // Every entry of these cases is a new one.
             Flaw::CountsInTheEntry => (1, 1 + last - first),
@@ -229,7 +251,7 @@ impl Broken {
     }
 
     async fn renew_one(&self, renewal: &RenewRequest<'_>) -> Result<Ownership, BackendError> {
-        let key = match self.spell(renewal.key) {
+        let key = match self.spell(renewal.key).await {
             Err(_) if self.flaw == Flaw::CallsARefusalAbsent => return Ok(Ownership::Absent),
             key => key?,
         };
@@ -279,7 +301,10 @@ impl fmt::Debug for Broken {
 #[async_trait]
 impl LockBackend for Broken {
     async fn try_acquire<'a>(&self, request: AcquireRequest<'a>) -> Result<Attempt, BackendError> {
-        let key = match (self.spell(request.key), self.flaw) {
+        if self.flaw == Flaw::CallsAStallBusy && *self.store.is_stalled.borrow() {
+            return Ok(Attempt::Busy(Busy::default()));
+        }
+        let key = match (self.spell(request.key).await, self.flaw) {
             (Err(error), Flaw::CallsAConflictBusy | Flaw::CallsARefusalBusy)
                 if (self.flaw == Flaw::CallsAConflictBusy)
                     == (error.kind() == BackendErrorKind::Conflict) =>
@@ -320,7 +345,7 @@ impl LockBackend for Broken {
     }
 
     async fn release(&self, key: &LockKey, owner: &Owner) -> Result<Ownership, BackendError> {
-        let key = match self.spell(key) {
+        let key = match self.spell(key).await {
             Err(_) if self.flaw == Flaw::CallsARefusalAbsent => return Ok(Ownership::Absent),
             key => key?,
         };
@@ -359,7 +384,7 @@ impl LockBackend for Broken {
     }
 
     async fn inspect(&self, key: &LockKey) -> Result<Option<Holder>, BackendError> {
-        let key = self.spell(key)?;
+        let key = self.spell(key).await?;
         let mut found = self.honest.inspect(&key).await?;
         if self.flaw == Flaw::InspectsAReplica {
             let replica = self.store.replica.lock().unwrap();
@@ -381,7 +406,7 @@ impl LockBackend for Broken {
     }
 
     fn capabilities(&self) -> Capabilities {
-        let honest = self.honest.capabilities();
+        let honest = self.honest.capabilities().with_survives_restart(true);
         match self.flaw {
             Flaw::ClaimsOrder => honest.with_order(true),
             Flaw::HidesFencing => honest.with_fencing(false),

@@ -82,4 +82,10 @@ pub(crate) enum Flaw {
     CallsAConflictBusy,
     CallsARefusalBusy,
     CallsARefusalAbsent,
+    // outages
+    NeverReconnects,
+    LosesSubscriptionsWhenCut,
+    CallsAStallBusy,
+    ForgetsOnRestart,
+    ForgetsTokensOnRestart,
 }

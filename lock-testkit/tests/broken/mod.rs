@@ -26,13 +26,7 @@ pub(crate) struct Zoo(Broken);
 impl Fixture for Zoo {
     type Backend = Broken;
     const PAUSED: bool = true;
-    const GAPS: &[Gap] = &[
-        Gap::Order,
-        Gap::SurvivesRestart,
-        Gap::Restart,
-        Gap::Stall,
-        Gap::CutConnections,
-    ];
+    const GAPS: &[Gap] = &[Gap::Order];
 
     async fn start() -> Self {
         Self(Broken::new(FLAW.get()))
@@ -59,6 +53,30 @@ impl Fixture for Zoo {
 
     async fn stop(&self) -> bool {
         self.0.store.is_stopped.store(true, Ordering::SeqCst);
+        true
+    }
+
+    async fn restart(&self) -> bool {
+        match FLAW.get() {
+            Flaw::ForgetsOnRestart => self.0.honest.entries().keys().for_each(|key| {
+                self.0.honest.evict(key);
+            }),
+            Flaw::ForgetsTokensOnRestart => {
+                let newest = self.0.store.newest.load(Ordering::SeqCst);
+                self.0.store.forgotten.store(newest, Ordering::SeqCst);
+            }
+            _ => {}
+        }
+        self.cut_connections().await
+    }
+
+    async fn stall(&self, stalled: bool) -> bool {
+        self.0.store.is_stalled.send_replace(stalled);
+        true
+    }
+
+    async fn cut_connections(&self) -> bool {
+        self.0.store.cuts.fetch_add(1, Ordering::SeqCst);
         true
     }
 }

@@ -457,4 +457,24 @@ pub(crate) const TABLE: &[(Flaw, &[&str])] = &[
             "waiting::a_hundred_waiters_are_all_served",
         ],
     ),
+        NeverReconnects,
+        &[
+            "outages::a_held_lock_outlives_cut_connections",
+            "outages::a_waiter_outlives_cut_connections",
+            "outages::a_holder_keeps_its_lock_through_a_restart_or_hears_of_it",
+        ],
+    ),
+    (
+        LosesSubscriptionsWhenCut,
+        &["outages::a_subscription_outlives_cut_connections"],
+    ),
+    (
+        CallsAStallBusy,
+        &["outages::a_stalled_store_is_waited_for_no_longer_than_said"],
+    ),
+    (ForgetsOnRestart, &["outages::a_lock_outlives_a_restart"]),
+    (
+        ForgetsTokensOnRestart,
+        &["outages::tokens_rise_across_a_restart"],
+    ),
 ];

@@ -18,7 +18,7 @@ impl Wakeups for Broken {
         key: &LockKey,
         place: Option<&Place>,
     ) -> Result<Box<dyn Wakeup>, BackendError> {
-        let mut key = self.spell(key)?;
+        let mut key = self.spell(key).await?;
         if self.flaw == Flaw::ListensForTrimmedNames {
             key = LockKey::new(key.as_str().trim()).unwrap();
         }
@@ -32,6 +32,7 @@ impl Wakeups for Broken {
             honest,
             dropped,
             is_first,
+            cuts: self.store.cuts.load(Ordering::SeqCst),
         }))
     }
 
@@ -46,6 +47,7 @@ struct BrokenWakeup {
     honest: Box<dyn Wakeup>,
     dropped: usize,
     is_first: bool,
+    cuts: usize,
 }
 
 #[async_trait]
@@ -62,6 +64,11 @@ impl Wakeup for BrokenWakeup {
             Flaw::LosesTheWakeUpOfADroppedWait => {
                 self.honest.notified().await;
                 yield_now().await;
+            }
+            Flaw::LosesSubscriptionsWhenCut
+                if self.of.store.cuts.load(Ordering::SeqCst) > self.cuts =>
+            {
+                std::future::pending().await
             }
             Flaw::UnsubscribesAll
                 if self.of.store.dropped.load(Ordering::SeqCst) > self.dropped =>
