@@ -140,13 +140,9 @@ pub trait Fixture: Sized + Send + Sync + 'static {
 /// If the backend breaks the case's promise, the case is not over after two minutes, or the backend does not declare what the
 /// case needs although that is no gap of the fixture.
 pub fn run_case<F: Fixture, Fut: Future<Output = ()>>(case: Case, body: impl FnOnce(F) -> Fut) {
-    if !F::is_here() {
-        return;
-    }
-    let lacks = case.lacks::<F>();
-    if !lacks.is_empty() {
+    if let Some(why) = skipped::<F>(&case) {
         // Not `println!`, whose output the test harness swallows. In one piece: other tests print at the same time.
-        let line = format!("SKIPPED: {case}, because of the declared gaps {lacks:?}\n");
+        let line = format!("SKIPPED: {case}, because {why}\n");
         let _ = std::io::stderr().write_all(line.as_bytes());
         return;
     }
@@ -174,6 +170,15 @@ pub fn run_case<F: Fixture, Fut: Future<Output = ()>>(case: Case, body: impl FnO
             "{case} is not over after {PATIENCE:?}"
         );
     });
+}
+
+/// Why `case` is not run.
+fn skipped<F: Fixture>(case: &Case) -> Option<String> {
+    if !F::is_here() {
+        return Some("the store is not here".to_owned());
+    }
+    let lacks = case.lacks::<F>();
+    (!lacks.is_empty()).then(|| format!("of the declared gaps {lacks:?}"))
 }
 
 /// The backend must declare what the case needs, which the fixture does not declare to be lacking.

@@ -47,10 +47,11 @@ impl fmt::Display for Case {
 
 /// What becomes of each case with one fixture. Printed, it is a table in Markdown.
 ///
-/// It follows from what the fixture declares alone, so it is the same in every process and needs no store.
+/// It follows from what the fixture declares alone, so it is the same in every process and needs no running store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Report {
     fixture: &'static str,
+    is_here: bool,
     rows: Vec<(Case, Vec<Gap>)>,
 }
 
@@ -58,28 +59,29 @@ impl Report {
     /// The report of `F`.
     #[must_use]
     pub fn of<F: Fixture>() -> Self {
+        let row = |case: &Case| (*case, case.lacks::<F>());
         Self {
             fixture: type_name::<F>(),
-            rows: CASES
-                .iter()
-                .map(|case| (*case, case.lacks::<F>()))
-                .collect(),
+            is_here: F::is_here(),
+            rows: CASES.iter().map(row).collect(),
         }
     }
 
     /// The cases that are run.
     pub fn tested(&self) -> impl Iterator<Item = &Case> {
+        let tested = |lacks: &[Gap]| self.is_here && lacks.is_empty();
         self.rows
             .iter()
-            .filter(|(_, lacks)| lacks.is_empty())
+            .filter(move |(_, lacks)| tested(lacks))
             .map(|(case, _)| case)
     }
 
-    /// The cases that are skipped, and what they would need.
+    /// The cases that are skipped, and what they would need; nothing more if the store is [not here](Fixture::is_here).
     pub fn skipped(&self) -> impl Iterator<Item = (&Case, &[Gap])> {
+        let skipped = |lacks: &[Gap]| !self.is_here || !lacks.is_empty();
         self.rows
             .iter()
-            .filter(|(_, lacks)| !lacks.is_empty())
+            .filter(move |(_, lacks)| skipped(lacks))
             .map(|(case, lacks)| (case, lacks.as_slice()))
     }
 }
@@ -97,7 +99,9 @@ impl fmt::Display for Report {
         for (case, lacks) in &self.rows {
             let needs: Vec<_> = case.needs.iter().map(|need| format!("{need:?}")).collect();
             write!(f, "| `{case}` | {} | ", needs.join(", "))?;
-            if lacks.is_empty() {
+            if !self.is_here {
+                writeln!(f, "**skipped**: the store is not here |")?;
+            } else if lacks.is_empty() {
                 writeln!(f, "tested |")?;
             } else {
                 let lacks: Vec<_> = lacks.iter().map(ToString::to_string).collect();

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use lock_core::{BackendError, LockKey};
+use lock_core::{BackendCall, BackendError, LockKey, Observed};
 use lock_testkit::{Effect, Fixture, Gap, Op, Scripted};
 
 /// With `LATENCY` the clients are a network away, so that their calls can be dropped halfway.
@@ -45,6 +45,41 @@ impl<const LATENCY: u64> Fixture for Honest<LATENCY> {
         self.0.expire(key.as_str());
         true
     }
+}
+
+/// A backend around a backend is one.
+struct Watched(Scripted);
+
+impl Fixture for Watched {
+    type Backend = Observed<Scripted>;
+    const PAUSED: bool = true;
+    const GAPS: &[Gap] = &[
+        Gap::Order,
+        Gap::SurvivesRestart,
+        Gap::Expire,
+        Gap::Obstruct,
+        Gap::Restart,
+        Gap::Stop,
+        Gap::Stall,
+        Gap::CutConnections,
+    ];
+
+    async fn start() -> Self {
+        Self(Scripted::honest())
+    }
+
+    async fn client(&self) -> Self::Backend {
+        Observed::new(self.0.clone(), |_: &BackendCall<'_>| {})
+    }
+
+    async fn evict(&self, key: &LockKey) -> bool {
+        self.0.evict(key.as_str());
+        true
+    }
+}
+
+mod observed {
+    lock_testkit::conformance!(super::Watched);
 }
 
 mod near {

@@ -1,5 +1,10 @@
 //! What a store lacks is declared or fails; what is declared is skipped, and stands in the report.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test"
+)]
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -43,6 +48,29 @@ impl Fixture for Forgetful {
         self.0.evict(key.as_str());
         true
     }
+}
+
+/// A store that is not installed.
+struct Away;
+
+impl Fixture for Away {
+    type Backend = Scripted;
+
+    fn is_here() -> bool {
+        false
+    }
+
+    async fn start() -> Self {
+        panic!("it is not here")
+    }
+
+    async fn client(&self) -> Scripted {
+        panic!("it is not here")
+    }
+}
+
+mod away {
+    lock_testkit::conformance!(super::Away);
 }
 
 fn case(name: &str) -> Case {
@@ -123,4 +151,16 @@ fn a_report_is_a_table_of_all_cases() {
         "{printed}"
     );
     assert_eq!(printed.matches("\n| `").count(), CASES.len());
+}
+
+#[test]
+fn nothing_is_tested_where_the_store_is_not() {
+    let report = Report::of::<Away>();
+    assert_eq!(report.tested().count(), 0);
+    assert_eq!(report.skipped().count(), CASES.len());
+    let printed = report.to_string();
+    assert_eq!(
+        printed.matches("the store is not here |").count(),
+        CASES.len()
+    );
 }
