@@ -87,7 +87,7 @@ macro_rules! for_each_case {
                 one_key_that_fails_does_not_keep_the_others_from_being_renewed [Obstruct]
                 a_held_lock_is_renewed_for_as_long_as_it_is_held
                 a_renewal_whose_answer_is_lost_is_repeated
-                a_guard_is_shortened_and_prolonged_and_never_free [AnyTtl]
+                a_guard_is_prolonged_and_shortened_and_never_free [AnyTtl]
                 extending_beside_renewals_keeps_the_longer_time [AnyTtl]
                 extending_what_was_lost_says_so [AnyTtl Evict]
             }

@@ -130,7 +130,7 @@ pub(crate) const TABLE: &[(Flaw, &[&str])] = &[
     (
         ExactlyIsAtLeast,
         &[
-            "renewal::a_guard_is_shortened_and_prolonged_and_never_free",
+            "renewal::a_guard_is_prolonged_and_shortened_and_never_free",
             "renewal::exactly_shortens",
         ],
     ),
@@ -396,7 +396,7 @@ pub(crate) const TABLE: &[(Flaw, &[&str])] = &[
     ),
     (
         RenewsByReleasingAndTakingAgain,
-        &["renewal::a_guard_is_shortened_and_prolonged_and_never_free"],
+        &["renewal::a_guard_is_prolonged_and_shortened_and_never_free"],
     ),
     (
         RenewsWhatIsGone,
