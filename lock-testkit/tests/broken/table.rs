@@ -457,6 +457,7 @@ pub(crate) const TABLE: &[(Flaw, &[&str])] = &[
             "waiting::a_hundred_waiters_are_all_served",
         ],
     ),
+    (
         NeverReconnects,
         &[
             "outages::a_held_lock_outlives_cut_connections",
