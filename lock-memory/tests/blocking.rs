@@ -269,6 +269,26 @@ fn it_works_in_spawn_blocking() {
     }
 }
 
+/// Async code and threads on the same locks, each renewed by a runtime of its own.
+#[test]
+fn a_lock_that_a_thread_gave_back_is_renewed_by_who_took_it() {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_time()
+        .build()
+        .unwrap();
+    let shared = lock_core::Locks::new(MemoryBackend::new()).with_ttl(3 * SECOND);
+    let locks = blocking::Locks::new(shared.clone()).unwrap();
+    let guard = locks.lock("a").acquire().unwrap();
+    let waiting = runtime.spawn(async move { shared.lock("a").acquire().await });
+    thread::sleep(SECOND / 5);
+    guard.release().unwrap();
+    let taken = runtime.block_on(waiting).unwrap().unwrap();
+    drop(locks);
+    thread::sleep(7 * SECOND);
+    assert!(taken.is_held());
+}
+
 #[test]
 fn on_a_thread_of_async_code_it_blocks_and_does_not_panic() {
     #[allow(clippy::unused_async, reason = "so that async code runs it")]
