@@ -314,22 +314,30 @@ fn on_a_thread_of_async_code_it_blocks_and_does_not_panic() {
     multi.block_on(async { tokio::spawn(use_it()).await.unwrap() });
 }
 
-#[test]
-fn on_its_own_thread_it_is_refused_instead_of_waiting_for_itself() {
-    type Shared = Arc<Mutex<Option<blocking::Locks>>>;
-    let shared: Shared = Arc::default();
+/// Locks whose store's calls, on the locks' own thread, take what is in the slot and do `what` with it, once.
+fn observed<T: Send + 'static, U: Send + 'static>(
+    what: impl Fn(T) -> U + Send + Sync + 'static,
+) -> (blocking::Locks, Arc<Mutex<Option<T>>>, mpsc::Receiver<U>) {
+    let slot = Arc::new(Mutex::new(None));
     let (told, heard) = mpsc::channel();
     let observed = Observed::new(MemoryBackend::new(), {
-        let shared = Arc::clone(&shared);
+        let slot = Arc::clone(&slot);
         move |_: &BackendCall<'_>| {
-            // Taken out, so that this thread may be where the last of them is dropped.
-            if let Some(locks) = shared.lock().unwrap().take() {
-                let _ = told.send(locks.lock("b").try_acquire().map(drop));
+            let taken = slot.lock().unwrap().take();
+            if let Some(taken) = taken {
+                let _ = told.send(what(taken));
             }
         }
     });
     let locks = blocking::Locks::new(lock_core::Locks::new(observed)).unwrap();
-    *shared.lock().unwrap() = Some(locks.clone());
+    (locks, slot, heard)
+}
+
+#[test]
+fn on_its_own_thread_it_is_refused_instead_of_waiting_for_itself() {
+    let take = |locks: blocking::Locks| locks.lock("b").try_acquire().map(drop);
+    let (locks, slot, heard) = observed(take);
+    *slot.lock().unwrap() = Some(locks.clone());
     let guard = locks.lock("a").acquire().unwrap();
     let refused = heard.recv_timeout(PATIENCE).unwrap();
     assert!(
@@ -337,6 +345,15 @@ fn on_its_own_thread_it_is_refused_instead_of_waiting_for_itself() {
         "{refused:?}"
     );
     guard.release().unwrap();
+}
+
+#[test]
+fn the_last_of_them_may_be_dropped_on_its_own_thread() {
+    let (locks, slot, heard) = observed(|last: (blocking::Locks, blocking::LockGuard)| drop(last));
+    let guard = locks.lock("a").with_ttl(SECOND).acquire().unwrap();
+    // The next renewal drops them.
+    *slot.lock().unwrap() = Some((locks, guard));
+    heard.recv_timeout(PATIENCE).unwrap();
 }
 
 #[test]
