@@ -25,11 +25,12 @@
 //! orders paid twice and more sold than there was. What cannot afford even a late write sends its fencing token along: that
 //! is the example `fenced_file`.
 
+#[path = "shop/files.rs"]
+mod files;
+
 use std::collections::HashMap;
 use std::error::Error;
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write as _};
-use std::path::PathBuf;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -42,6 +43,8 @@ use axum::{Json, Router};
 use fencelock::{LockError, Locks, MemoryBackend, RenewalPolicy, RetryPolicy, locked};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
+
+use files::Files;
 
 const HELP: &str = "\
 A web shop whose processes exclude each other by locks.
@@ -332,69 +335,6 @@ impl Shop {
     /// What takes its time, between reading and writing.
     async fn work(&self) {
         tokio::time::sleep(self.work).await;
-    }
-}
-
-/// What a shop would have in a database. Each write is whole or not there at all.
-struct Files {
-    directory: PathBuf,
-    is_temporary: bool,
-    stock: u64,
-}
-
-impl Files {
-    fn open(stock: u64) -> io::Result<Self> {
-        let given = std::env::var_os("LOCK_SHOP_DIR").map(PathBuf::from);
-        let is_temporary = given.is_none();
-        let temporary =
-            || std::env::temp_dir().join(format!("fencelock-shop-{}", std::process::id()));
-        let directory = given.unwrap_or_else(temporary);
-        fs::create_dir_all(&directory)?;
-        Ok(Self {
-            directory,
-            is_temporary,
-            stock,
-        })
-    }
-
-    fn stock(&self, product: &str) -> io::Result<u64> {
-        match fs::read_to_string(self.directory.join(format!("stock-{product}"))) {
-            Ok(text) => text.trim().parse().map_err(io::Error::other),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(self.stock),
-            Err(error) => Err(error),
-        }
-    }
-
-    fn set_stock(&self, product: &str, left: u64) -> io::Result<()> {
-        let new = self
-            .directory
-            .join(format!("new-{product}-{}", std::process::id()));
-        fs::write(&new, format!("{left}\n"))?;
-        fs::rename(new, self.directory.join(format!("stock-{product}")))
-    }
-
-    fn lines(&self, log: &str) -> io::Result<Vec<String>> {
-        match fs::read_to_string(self.directory.join(log)) {
-            Ok(text) => Ok(text.lines().map(str::to_owned).collect()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-            Err(error) => Err(error),
-        }
-    }
-
-    fn append(&self, log: &str, line: &str) -> io::Result<()> {
-        let mut log = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(self.directory.join(log))?;
-        log.write_all(format!("{line}\n").as_bytes())
-    }
-}
-
-impl Drop for Files {
-    fn drop(&mut self) {
-        if self.is_temporary {
-            let _ = fs::remove_dir_all(&self.directory);
-        }
     }
 }
 

@@ -1,9 +1,10 @@
 //! What can go wrong, sorted by what the caller can do about it. Not what a client library calls it: that is
 //! the `source`.
 
+mod io;
+
 use std::error::Error;
 use std::fmt;
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -216,29 +217,6 @@ impl LockError {
     }
 }
 
-/// For functions that return [`io::Result`]: busy is [`WouldBlock`](io::ErrorKind::WouldBlock), as for a busy file
-/// lock; a wait that is over, and a grant that came too late, are [`TimedOut`](io::ErrorKind::TimedOut); `Invalid` is
-/// [`InvalidInput`](io::ErrorKind::InvalidInput), `Conflict` [`AlreadyExists`](io::ErrorKind::AlreadyExists),
-/// `Unsupported` is called the same; the rest is [`Other`](io::ErrorKind::Other). The error itself is inside.
-impl From<LockError> for io::Error {
-    fn from(error: LockError) -> Self {
-        let kind = match error {
-            LockError::Invalid { .. } => io::ErrorKind::InvalidInput,
-            LockError::Busy { .. } => io::ErrorKind::WouldBlock,
-            LockError::TimedOut { .. } | LockError::Late { .. } => io::ErrorKind::TimedOut,
-            LockError::Conflict { .. } => io::ErrorKind::AlreadyExists,
-            LockError::Unsupported { .. } => io::ErrorKind::Unsupported,
-            LockError::Backend { .. }
-            | LockError::Unknown { .. }
-            | LockError::Lost { .. }
-            | LockError::Closed { .. }
-            | LockError::NoRuntime { .. }
-            | LockError::Entropy { .. } => io::ErrorKind::Other,
-        };
-        Self::new(kind, error)
-    }
-}
-
 /// How a lock was lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -372,44 +350,5 @@ impl Error for BackendError {
         self.source
             .as_deref()
             .map(|source| source as &(dyn Error + 'static))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_io_error_keeps_the_lock_error_inside() {
-        let key = LockKey::new("a").unwrap();
-        let holder = Holder::new();
-        for (error, kind) in [
-            (LockError::invalid("key", "x"), io::ErrorKind::InvalidInput),
-            (
-                LockError::Busy {
-                    key: key.clone(),
-                    holder: holder.clone(),
-                },
-                io::ErrorKind::WouldBlock,
-            ),
-            (
-                LockError::TimedOut {
-                    key: key.clone(),
-                    waited: Duration::ZERO,
-                    holder,
-                },
-                io::ErrorKind::TimedOut,
-            ),
-            (LockError::Closed { key }, io::ErrorKind::Other),
-        ] {
-            let text = error.to_string();
-            let converted = (|| -> io::Result<()> { Err(error)? })().unwrap_err();
-            assert_eq!((converted.kind(), converted.to_string()), (kind, text));
-            assert!(
-                converted
-                    .get_ref()
-                    .is_some_and(|inner| inner.is::<LockError>())
-            );
-        }
     }
 }
