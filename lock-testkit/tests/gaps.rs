@@ -164,3 +164,14 @@ fn nothing_is_tested_where_the_store_is_not() {
         CASES.len()
     );
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_case_is_a_function_that_can_be_awaited() {
+    cases::exclusion::a_lock_is_not_reentrant(Least::<true>::start().await).await;
+}
+
+#[tokio::test(start_paused = true)]
+#[should_panic(expected = "a store that declares fencing gives tokens")]
+async fn a_case_that_is_awaited_where_it_lacks_something_says_so() {
+    cases::fencing::tokens_fit_into_53_bits(Least::<true>::start().await).await;
+}

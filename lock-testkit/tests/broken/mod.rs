@@ -6,12 +6,14 @@ use std::sync::atomic::Ordering;
 use lock_core::LockKey;
 use lock_testkit::{Fixture, Gap};
 
+mod attempt;
 mod backend;
+mod client;
 mod flaw;
 mod table;
 mod wakeups;
 
-use backend::Broken;
+use client::Broken;
 pub(crate) use flaw::Flaw;
 pub(crate) use table::TABLE;
 

@@ -8,8 +8,7 @@ use lock_core::{BackendError, LockBackend, LockKey, Place, Wakeup, Wakeups};
 use tokio::task::yield_now;
 use tokio::time::timeout;
 
-use super::Flaw;
-use super::backend::Broken;
+use super::{Broken, Flaw};
 
 #[async_trait]
 impl Wakeups for Broken {

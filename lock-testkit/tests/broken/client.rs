@@ -1,0 +1,135 @@
+//! A client of the honest store that does one thing wrong, and what it calls a key. What it does with one is in the files beside.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use lock_core::{BackendError, BackendErrorKind, Holder, LockBackend, LockKey, Moment, Owner};
+use lock_testkit::{Entry, Scripted};
+use tokio::sync::watch;
+use tokio::task;
+
+use super::Flaw;
+
+/// A client. Clones are one client.
+#[derive(Clone)]
+pub(crate) struct Broken {
+    pub(super) flaw: Flaw,
+    pub(super) honest: Scripted,
+    pub(super) store: Arc<Store>,
+    /// Who this client is, where that stands in for the owner.
+    me: Owner,
+    /// How often connections had been cut when this client connected.
+    pub(super) cuts: usize,
+}
+
+/// What all clients of a store share beside its entries.
+#[derive(Default)]
+pub(super) struct Store {
+    /// Keys with something that is no lock.
+    pub(super) obstructed: Mutex<HashSet<String>>,
+    /// Whether connections are refused.
+    pub(super) is_stopped: AtomicBool,
+    pub(super) is_stalled: watch::Sender<bool>,
+    /// How often all connections were cut.
+    pub(super) cuts: AtomicUsize,
+    /// The greatest fencing token there was, and what was it when the store forgot that.
+    pub(super) newest: AtomicU64,
+    pub(super) forgotten: AtomicU64,
+    /// How many subscriptions were dropped.
+    pub(super) dropped: AtomicUsize,
+    /// A lock around the connection that a dropped call does not give back.
+    pub(super) stuck: AtomicBool,
+    /// The task that took each key.
+    pub(super) takers: Mutex<HashMap<String, Option<task::Id>>>,
+    /// When the first attempt for each key was refused.
+    pub(super) refused: Mutex<HashMap<String, Moment>>,
+    /// The owners whose releases were sent.
+    pub(super) released: Mutex<HashSet<String>>,
+    /// Who held each key before the last step.
+    pub(super) replica: Mutex<HashMap<String, Option<Holder>>>,
+    /// Keys that somebody has subscribed to before.
+    pub(super) subscribed: Mutex<HashSet<String>>,
+}
+
+impl Broken {
+    pub(super) fn new(flaw: Flaw) -> Self {
+        Self {
+            flaw,
+            honest: Scripted::honest(),
+            store: Arc::default(),
+            me: Owner::fresh(None).unwrap(),
+            cuts: 0,
+        }
+    }
+
+    pub(super) fn client(&self) -> Self {
+        Self {
+            me: Owner::fresh(None).unwrap(),
+            cuts: self.store.cuts.load(Ordering::SeqCst),
+            ..self.clone()
+        }
+    }
+
+    /// What the store calls `key`, once it answers; or why it does not.
+    pub(super) async fn spell(&self, key: &LockKey) -> Result<LockKey, BackendError> {
+        let mut stalled = self.store.is_stalled.subscribe();
+        stalled.wait_for(|is_stalled| !is_stalled).await.unwrap();
+        if self.flaw == Flaw::NeverReconnects && self.cuts != self.store.cuts.load(Ordering::SeqCst)
+        {
+            return Err(BackendError::transient("broken pipe"));
+        }
+        if self.store.is_stopped.load(Ordering::SeqCst) {
+            return Err(BackendError::transient("connection refused"));
+        }
+        let text = key.as_str();
+        if self.store.obstructed.lock().unwrap().contains(text) {
+            return Err(BackendError::new(BackendErrorKind::Conflict, "a list"));
+        }
+        let text = match self.flaw {
+            Flaw::RefusesControlCharacters if text.chars().any(char::is_control) => {
+                return Err(BackendError::permanent("control character"));
+            }
+            Flaw::IgnoresCase => text.to_lowercase(),
+            Flaw::CutsAtNul => text.split('\0').next().unwrap_or_default().to_owned(),
+            Flaw::TrimsNames => text.trim().to_owned(),
+            Flaw::LocksNamesWithoutPrefix => key.name().to_owned(),
+            Flaw::NormalizesNames => text.replace("e\u{301}", "\u{e9}"),
+            Flaw::CutsLongKeys => text.chars().take(500).collect(),
+            _ => text.to_owned(),
+        };
+        Ok(LockKey::new(text).unwrap())
+    }
+
+    /// Whose entry it is that `owner` asks about.
+    pub(super) fn identify<'a>(&'a self, owner: &'a Owner) -> &'a Owner {
+        match self.flaw {
+            Flaw::OneOwnerPerClient => &self.me,
+            _ => owner,
+        }
+    }
+
+    pub(super) fn entry(&self, key: &LockKey) -> Option<Entry> {
+        self.honest.entries().remove(key.as_str())
+    }
+
+    /// The replica learns what the store has before the step that comes.
+    pub(super) async fn replicate(&self, key: &LockKey) -> Result<(), BackendError> {
+        let found = self.honest.inspect(key).await?;
+        let mut replica = self.store.replica.lock().unwrap();
+        replica.insert(key.as_str().to_owned(), found);
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Broken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.flaw == Flaw::PrintsOwners {
+            for (key, entry) in self.honest.entries() {
+                write!(f, "{key} = {:?}", entry.owner.expose())?;
+            }
+        }
+        f.write_str("Broken")
+    }
+}
