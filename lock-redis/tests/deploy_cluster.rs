@@ -405,3 +405,63 @@ async fn what_the_client_sends_again_after_a_cut_is_granted_once_and_never_busy(
         proxy.clear();
     }
 }
+
+#[test]
+fn a_backend_outlives_the_runtime_that_it_connected_on() {
+    let runtime = || tokio::runtime::Runtime::new().unwrap();
+    let (first, key, mine) = (runtime(), key("outlives"), owner());
+    let backend = first.block_on(async {
+        let backend = Cluster::client().await;
+        take(&backend, &key, &mine).await;
+        let wakeups = backend.wakeups().unwrap();
+        drop(wakeups.subscribe(&key, None).await.unwrap());
+        backend
+    });
+    drop(first);
+    runtime().block_on(async {
+        // One call finds the connection gone.
+        let renewed = renew(&backend, &key, &mine, TTL, Renew::AtLeast).await;
+        assert!(renewed.is_ok() || renewed.unwrap_err().may_have_been_applied());
+        assert_eq!(
+            renew(&backend, &key, &mine, TTL, Renew::AtLeast)
+                .await
+                .unwrap(),
+            Ownership::Held
+        );
+        let wakeups = backend.wakeups().unwrap();
+        let mut wakeup = wakeups.subscribe(&key, None).await.unwrap();
+        assert_eq!(backend.release(&key, &mine).await.unwrap(), Ownership::Held);
+        soon("a wake-up", wakeup.notified()).await;
+    });
+}
+
+#[tokio::test]
+async fn a_master_that_falls_silent_is_left_for_its_successor() {
+    let cluster = RedisCluster::start_with_replicas();
+    let backend = Backend::cluster(cluster.urls()).connect().await.unwrap();
+    let (key, mine) = (key("k"), owner());
+    let slot = cluster.slot_of("k");
+    let before = cluster.master_of(slot);
+    take(&backend, &key, &mine).await;
+    let wakeups = backend.wakeups().unwrap();
+    let mut wakeup = wakeups.subscribe(&key, None).await.unwrap();
+    eventually("the replica has the lock", async || {
+        cluster.nodes[before + 3].cli(&["DBSIZE"]).integer() == 2
+    })
+    .await;
+    cluster.nodes[before].pause();
+    // Meanwhile the answer is that nobody knows, or that nothing was done.
+    eventually("renewed at the successor", async || {
+        match renew(&backend, &key, &mine, TTL, Renew::AtLeast).await {
+            Ok(answer) => answer == Ownership::Held,
+            Err(error) => {
+                assert_ne!(error.kind(), BackendErrorKind::Permanent, "{error}");
+                false
+            }
+        }
+    })
+    .await;
+    soon("a wake-up, in doubt", wakeup.notified()).await;
+    assert_eq!(backend.release(&key, &mine).await.unwrap(), Ownership::Held);
+    cluster.nodes[before].resume();
+}

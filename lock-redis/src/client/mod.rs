@@ -181,6 +181,8 @@ fn failure(error: &RedisError) -> Failure {
                 Cause::Settings
             } else if error.is_timeout() {
                 Cause::Late
+            } else if error.to_string().starts_with("redis_cluster: Unable to") {
+                Cause::Gone
             } else if error.is_unrecoverable_error() {
                 Cause::Broken
             } else {
