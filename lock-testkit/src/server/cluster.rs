@@ -14,6 +14,7 @@ const SLOTS: usize = 16384;
 pub struct RedisCluster {
     /// The nodes: first those that start as masters, then their replicas, in the same order.
     pub nodes: Vec<RedisServer>,
+    ids: Vec<String>,
 }
 
 impl RedisCluster {
@@ -60,7 +61,8 @@ impl RedisCluster {
             .with_args(["--cluster-allow-replica-migration", "no"]);
         let count = masters * (1 + replicas);
         let nodes: Vec<_> = (0..count).map(|_| options.clone().start()).collect();
-        let cluster = Self { nodes };
+        let ids = nodes.iter().map(id).collect();
+        let cluster = Self { nodes, ids };
         cluster.form(masters);
         cluster
     }
@@ -94,8 +96,8 @@ impl RedisCluster {
                 .all(|node| known(node) == self.nodes.len())
         });
         for (index, replica) in self.nodes.iter().enumerate().skip(masters) {
-            let master = id(&self.nodes[index % masters]);
-            ok(&replica.cli(&["CLUSTER", "REPLICATE", &master]));
+            let master = &self.ids[index % masters];
+            ok(&replica.cli(&["CLUSTER", "REPLICATE", master]));
         }
         super::eventually("the cluster is up, and its replicas linked", || {
             let up = |node: &RedisServer| {
@@ -167,10 +169,14 @@ impl RedisCluster {
     ///
     /// If the nodes refuse.
     pub fn begin_move(&self, slot: u16, to: usize) {
-        let (from, to) = (&self.nodes[self.master_of(slot)], &self.nodes[to]);
+        let from = self.master_of(slot);
         let slot = slot.to_string();
-        ok(&to.cli(&["CLUSTER", "SETSLOT", &slot, "IMPORTING", &id(from)]));
-        ok(&from.cli(&["CLUSTER", "SETSLOT", &slot, "MIGRATING", &id(to)]));
+        let set = |node: usize, state, other: usize| {
+            let command = ["CLUSTER", "SETSLOT", &slot, state, &self.ids[other]];
+            ok(&self.nodes[node].cli(&command));
+        };
+        set(to, "IMPORTING", from);
+        set(from, "MIGRATING", to);
     }
 
     /// Moves up to `count` keys of a slot whose move has begun. How many were moved.
@@ -207,10 +213,10 @@ impl RedisCluster {
     ///
     /// If the nodes refuse.
     pub fn end_move(&self, slot: u16, to: usize) {
-        let owner = id(&self.nodes[to]);
-        let from = self.master_of(slot);
-        for index in [to, from] {
-            ok(&self.nodes[index].cli(&["CLUSTER", "SETSLOT", &slot.to_string(), "NODE", &owner]));
+        let (slot, from) = (slot.to_string(), self.master_of(slot));
+        for node in [to, from] {
+            let command = ["CLUSTER", "SETSLOT", &slot, "NODE", &self.ids[to]];
+            ok(&self.nodes[node].cli(&command));
         }
     }
 
@@ -223,7 +229,7 @@ impl RedisCluster {
         super::eventually("another node is the master", || {
             let knows = |node: &RedisServer| {
                 let owner = lines(node).into_iter().find(|line| line.has(slot));
-                owner.is_some_and(|line| line.port != self.nodes[index].port())
+                owner.is_some_and(|line| line.id != self.ids[index])
             };
             let up = self
                 .nodes
@@ -260,7 +266,7 @@ fn bus(node: &RedisServer) -> String {
 
 /// A node as another one (or itself) sees it: a line of `CLUSTER NODES`.
 struct Line {
-    port: u16,
+    id: String,
     flags: Vec<String>,
     epoch: u64,
     slots: Vec<(u16, u16)>,
@@ -285,14 +291,13 @@ fn lines(node: &RedisServer) -> Vec<Line> {
     };
     let parse = |line: &str| {
         let cells: Vec<_> = line.split(' ').collect();
-        let address = cells[1].split('@').next()?;
         let slots = cells.iter().skip(8).filter(|range| !range.starts_with('['));
         let slots = slots.filter_map(|range| {
             let (first, last) = range.split_once('-').unwrap_or((range, range));
             Some((first.parse().ok()?, last.parse().ok()?))
         });
         Some(Line {
-            port: address.rsplit(':').next()?.parse().ok()?,
+            id: cells[0].to_owned(),
             flags: cells[2].split(',').map(str::to_owned).collect(),
             epoch: cells[6].parse().ok()?,
             slots: slots.collect(),

@@ -140,10 +140,16 @@ impl RedisOptions {
         let Some(identity) = &self.identity else {
             return;
         };
-        let (certificate, key) = identity.write_to(directory);
+        let [authority, certificate, key] = identity.write_to(directory);
         command.args(["--port", "0", "--tls-port", port]);
         command.args(["--tls-auth-clients", "no", "--tls-cert-file"]);
         command.arg(certificate).arg("--tls-key-file").arg(key);
+        command.arg("--tls-ca-cert-file").arg(authority);
+        // Among each other too.
+        command.args(["--tls-replication", "yes"]);
+        if matches!(self.role, Role::Cluster) {
+            command.args(["--tls-cluster", "yes"]);
+        }
     }
 
     #[cfg(not(feature = "tls"))]

@@ -197,6 +197,16 @@ impl RedisServer {
             .unwrap_or_else(|error| panic!("the oracle got no answer: {error}"))
     }
 
+    /// As [`cli`](Self::cli), for servers that may not answer: one that is told to follow another cuts its connections.
+    ///
+    /// # Errors
+    ///
+    /// If the server does not answer.
+    pub fn try_cli(&self, command: &[&str]) -> io::Result<Reply> {
+        let parts: Vec<&[u8]> = command.iter().map(|part| part.as_bytes()).collect();
+        self.ask(&parts)
+    }
+
     pub(super) fn ask(&self, command: &[&[u8]]) -> io::Result<Reply> {
         let mut oracle = Oracle::connect(&self.door())?;
         if let Some(password) = &self.options.password {

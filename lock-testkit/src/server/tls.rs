@@ -36,28 +36,30 @@ impl Authority {
     /// For a server at localhost.
     #[must_use]
     pub fn localhost(&self) -> Identity {
-        self.vouch("localhost", 2000..4000)
+        self.vouch(&["localhost", "127.0.0.1"], 2000..4000)
     }
 
     /// For a server elsewhere.
     #[must_use]
     pub fn elsewhere(&self) -> Identity {
-        self.vouch("elsewhere.invalid", 2000..4000)
+        self.vouch(&["elsewhere.invalid"], 2000..4000)
     }
 
     /// For a server at localhost, until years ago.
     #[must_use]
     pub fn expired(&self) -> Identity {
-        self.vouch("localhost", 2000..2001)
+        self.vouch(&["localhost"], 2000..2001)
     }
 
-    fn vouch(&self, name: &str, years: std::ops::Range<i32>) -> Identity {
-        let mut params = CertificateParams::new([name.to_owned()]).expect("a host name");
+    fn vouch(&self, names: &[&str], years: std::ops::Range<i32>) -> Identity {
+        let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
+        let mut params = CertificateParams::new(names).expect("host names");
         params.not_before = date_time_ymd(years.start, 1, 1);
         params.not_after = date_time_ymd(years.end, 1, 1);
         let key = KeyPair::generate().expect("a key can be made");
         let certificate = params.signed_by(&key, &self.0).expect("it can sign");
         Identity {
+            authority: self.certificate(),
             certificate: certificate.pem(),
             key: key.serialize_pem(),
         }
@@ -79,17 +81,24 @@ impl fmt::Debug for Authority {
 /// A server's certificate and key: [`RedisOptions::with_tls`](super::RedisOptions::with_tls).
 #[derive(Clone)]
 pub struct Identity {
+    authority: String,
     certificate: String,
     key: String,
 }
 
 impl Identity {
-    /// Writes both into files. Where they are.
-    pub(super) fn write_to(&self, directory: &Path) -> (PathBuf, PathBuf) {
-        let (certificate, key) = (directory.join("certificate"), directory.join("key"));
-        std::fs::write(&certificate, &self.certificate).expect("a file can be written");
-        std::fs::write(&key, &self.key).expect("a file can be written");
-        (certificate, key)
+    /// Writes them into files: the authority's certificate, the server's, and its key. Where they are.
+    pub(super) fn write_to(&self, directory: &Path) -> [PathBuf; 3] {
+        [
+            ("authority", &self.authority),
+            ("certificate", &self.certificate),
+            ("key", &self.key),
+        ]
+        .map(|(name, text)| {
+            let file = directory.join(name);
+            std::fs::write(&file, text).expect("a file can be written");
+            file
+        })
     }
 }
 
