@@ -130,8 +130,13 @@ impl Proxy {
     /// # Panics
     ///
     /// If there is no free port.
+    #[allow(
+        clippy::unused_async,
+        reason = "it needs a runtime, as all that waits for the proxy does"
+    )]
     pub async fn start_to(address: SocketAddr) -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await;
+        let any = (Ipv4Addr::LOCALHOST, 0).into();
+        let listener = bound_to(any).and_then(|socket| socket.listen(BACKLOG));
         let listener = listener.expect("a free port on 127.0.0.1");
         let own = listener.local_addr().expect("a bound socket");
         let shared = Arc::new(Shared::default());
@@ -233,7 +238,7 @@ impl Proxy {
     ///
     /// # Panics
     ///
-    /// If somebody else took the port while new connections were refused.
+    /// As [`refuse_new`](Self::refuse_new), or if the port cannot be listened on again.
     pub async fn serve_new(&self) {
         self.admit(Newcomers::Served).await;
     }
@@ -249,7 +254,7 @@ impl Proxy {
             .is_ok();
         assert!(
             done,
-            "the port was taken by somebody else, or the runtime has ended"
+            "the port cannot be listened on, or the runtime has ended"
         );
     }
 
@@ -320,7 +325,7 @@ impl Door {
 /// The proxy's port.
 enum Entrance {
     Open(TcpListener),
-    /// Bound, so that the system gives the port to no client of this machine meanwhile.
+    /// Bound, so that the system gives the port to nobody else meanwhile.
     Closed(TcpSocket),
 }
 
@@ -329,10 +334,11 @@ impl Entrance {
     fn turned(self, open: bool, port: SocketAddr) -> io::Result<Self> {
         match self {
             Self::Open(listener) if !open => {
+                let socket = bound_to(port)?;
+                // A process that is just being started has a copy of the listener, which would go on.
+                #[cfg(unix)]
+                let _ = rustix::net::shutdown(&listener, rustix::net::Shutdown::Both);
                 drop(listener);
-                let socket = TcpSocket::new_v4()?;
-                socket.set_reuseaddr(true)?;
-                socket.bind(port)?;
                 Ok(Self::Closed(socket))
             }
             Self::Closed(socket) if open => Ok(Self::Open(socket.listen(BACKLOG)?)),
@@ -350,4 +356,14 @@ impl Entrance {
             Self::Closed(_) => std::future::pending().await,
         }
     }
+}
+
+/// A socket that may have its port together with others of this process: so there is always one that keeps it.
+fn bound_to(address: SocketAddr) -> io::Result<TcpSocket> {
+    let socket = TcpSocket::new_v4()?;
+    socket.set_reuseaddr(true)?;
+    #[cfg(all(unix, not(any(target_os = "solaris", target_os = "illumos"))))]
+    socket.set_reuseport(true)?;
+    socket.bind(address)?;
+    Ok(socket)
 }

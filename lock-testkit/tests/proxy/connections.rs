@@ -1,5 +1,9 @@
 //! What happens to whole connections, and how they end.
 
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use lock_testkit::LeakCheck;
 use lock_testkit::proxy::{Action, Gate};
 
@@ -128,6 +132,31 @@ async fn refused_connections_are_refused_as_by_a_closed_port() {
     let mut client = Client::connect(&proxy).await;
     client.send("PING\r\n").await;
     client.sees("+PONG\r\n").await;
+}
+
+/// Processes that are being started have copies of all that is open here.
+#[tokio::test]
+async fn a_port_is_refused_at_once_and_stays_the_proxys_while_processes_are_started() {
+    let (_server, proxy, client) = start().await;
+    drop(client);
+    let over = Arc::new(AtomicBool::new(false));
+    let told = Arc::clone(&over);
+    let processes = std::thread::spawn(move || {
+        while !told.load(Ordering::SeqCst) {
+            assert!(Command::new("true").status().unwrap().success());
+        }
+    });
+    for _ in 0..200 {
+        proxy.refuse_new().await;
+        let error = TcpStream::connect(proxy.address()).await.unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused);
+        proxy.serve_new().await;
+        let mut client = Client::connect(&proxy).await;
+        client.send("PING\r\n").await;
+        client.sees("+PONG\r\n").await;
+    }
+    over.store(true, Ordering::SeqCst);
+    processes.join().unwrap();
 }
 
 #[tokio::test]
