@@ -26,6 +26,7 @@ impl Deployment for Cluster {
     async fn client() -> Backend {
         // One node is enough to find the others.
         Backend::cluster([CLUSTER.nodes[0].url()])
+            .with_connect_timeout(10 * SECOND)
             .connect()
             .await
             .unwrap()

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::fixture::Fixture;
 use crate::history::History;
-use crate::linear::{Answered, Asked, Calls};
+use crate::linear::{Answered, Asked, Calls, UNNAMED};
 
 /// A held key is busy, at once, for another client and for another owner of the same client.
 pub async fn a_held_key_is_busy_for_everybody_else<F: Fixture>(fixture: F) {
@@ -247,10 +247,10 @@ pub async fn small_histories_are_linearizable<F: Fixture>(fixture: F) {
 }
 
 async fn ask(client: &impl LockBackend, key: &LockKey, owner: &Owner, asked: Asked) -> Answered {
-    // `Some` of a number that nobody has is never right.
-    let number = |holder: Holder| {
-        let label = holder.label.unwrap_or_default();
-        label.parse().unwrap_or(usize::MAX)
+    // The number of nobody is never right. (That a holder is named where nothing else happens is a case of its own.)
+    let number = |holder: Holder| match holder.label {
+        None => UNNAMED,
+        Some(label) => label.parse().unwrap_or(UNNAMED - 1),
     };
     match asked {
         Asked::Acquire => match attempt(client, key, owner, HOLD).await {
