@@ -11,9 +11,9 @@ use tokio::runtime::{Builder, Handle};
 use tokio::time::{sleep, timeout};
 
 use super::{
-    BOUND, HOLD, MILLISECOND, RESOLUTION, SHORT, assert_lasts, attempt, eventually, hold, hook,
-    is_free, key, labelled, locks, loss, owner, refused, release, remaining, renew, renewed, take,
-    unrenewed,
+    BOUND, HOLD, MILLISECOND, RESOLUTION, SHORT, assert_lasts, attempt, eventually, evict, hold,
+    hook, is_free, key, labelled, locks, loss, owner, refused, release, remaining, renew, renewed,
+    take, unrenewed,
 };
 use crate::fixture::Fixture;
 use crate::gap::Gap;
@@ -226,19 +226,25 @@ pub async fn a_shutdown_releases_what_is_held_and_refuses_what_is_new<F: Fixture
     }
 }
 
-/// Taking, renewing, losing, releasing and dropping a lock a hundred times leaves no task behind.
+/// Taking, renewing, losing, releasing and dropping a lock a hundred times leaves no task behind. (Losing, where the
+/// fixture can evict.)
 pub async fn a_hundred_holds_leave_no_task_behind<F: Fixture>(fixture: F) {
     let (locks, oracle) = (locks(&fixture).await, fixture.client().await);
     let lives = async |times: usize| {
         for life in 0..times {
             let key = key(&fixture, "k");
             let guard = hold(&renewed(&locks, &key)).await;
-            match life % 3 {
+            match life % 4 {
                 0 => drop(guard),
                 1 => {
                     let other = unrenewed(&locks, &key).with_wait(MILLISECOND);
                     other.acquire().await.expect_err("it is held");
                     guard.leave_to_expire();
+                }
+                // A renewal finds out.
+                2 if !F::GAPS.contains(&Gap::Evict) => {
+                    evict(&fixture, &key).await;
+                    loss(&guard).await;
                 }
                 _ => {
                     guard.release().await.expect("a release is answered");
@@ -248,7 +254,7 @@ pub async fn a_hundred_holds_leave_no_task_behind<F: Fixture>(fixture: F) {
         }
     };
     // What a client starts with its first calls and its first wait stays.
-    lives(3).await;
+    lives(4).await;
     let key = key(&fixture, "k");
     let guard = hold(&renewed(&locks, &key)).await;
     let other = unrenewed(&locks, &key).with_wait(SHORT);

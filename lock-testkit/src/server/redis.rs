@@ -250,14 +250,17 @@ impl RedisServer {
             let pong = Oracle::connect(&door).and_then(|mut oracle| oracle.ask(&[b"PING"]));
             match pong {
                 Ok(Reply::Error(text)) if text.starts_with("LOADING") => {}
-                // Any other answer, also NOAUTH, comes from a server that is up. That it is our child, and not one
-                // that had the port before, shows in our child being alive a moment later.
-                Ok(_) => {
-                    std::thread::sleep(Duration::from_millis(5));
-                    let came_up = process.is_running();
-                    self.process = came_up.then_some(process);
-                    return came_up;
-                }
+                // Any other answer, also NOAUTH, comes from a server that is up. One that had the port before says so,
+                // and ours will end. Where it may not say who it is, our child must be alive a moment later.
+                Ok(_) => match self.info("server", "process_id") {
+                    Some(id) if id != process.id().to_string() => {}
+                    _ => {
+                        std::thread::sleep(Duration::from_millis(5));
+                        let came_up = process.is_running();
+                        self.process = came_up.then_some(process);
+                        return came_up;
+                    }
+                },
                 Err(_) => {}
             }
             std::thread::sleep(Duration::from_millis(5));
@@ -308,5 +311,23 @@ impl RedisServer {
     /// Whether this server is a replica that has all that its primary had.
     pub(super) fn is_linked(&self) -> bool {
         self.info("replication", "master_link_status").as_deref() == Some("up")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_the_port_already_is_not_taken_for_ours() {
+        let other = RedisServer::start();
+        let mut late = RedisServer {
+            process: None,
+            port: other.port(),
+            options: RedisOptions::new(),
+            directory: Directory::new(),
+        };
+        assert!(!late.launch());
+        assert_eq!(other.cli(&["PING"]).text(), "PONG");
     }
 }
