@@ -15,7 +15,7 @@ mod wakeups;
 
 use client::Broken;
 pub(crate) use flaw::Flaw;
-pub(crate) use table::TABLE;
+pub(crate) use table::{REASONS, TABLE};
 
 thread_local! {
     /// The flaw of the backends that this thread starts.

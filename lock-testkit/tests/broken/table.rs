@@ -479,3 +479,17 @@ pub(crate) const TABLE: &[(Flaw, &[&str])] = &[
         &["outages::tokens_rise_across_a_restart"],
     ),
 ];
+
+/// What a case must say of a flaw, where others could say no in its place.
+pub(crate) const REASONS: &[(Flaw, &str, &str)] = &[
+    (
+        GrantsWhatIsHeld,
+        "exclusion::holds_of_many_tasks_do_not_overlap",
+        "two holds overlap",
+    ),
+    (
+        ChecksThenSets,
+        "exclusion::holds_of_many_tasks_do_not_overlap",
+        "two holds overlap",
+    ),
+];
