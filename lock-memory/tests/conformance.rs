@@ -24,7 +24,7 @@ impl<const PAUSED: bool> Fixture for Memory<PAUSED> {
     }
 
     async fn client(&self) -> MemoryBackend {
-        self.0.clone()
+        self.0.client()
     }
 
     async fn evict(&self, key: &LockKey) -> bool {
