@@ -1,6 +1,7 @@
 //! Sentinels: they are asked who is the primary, each time that a connection is made.
 
 use std::fmt;
+use std::ops::ControlFlow::{self, Break, Continue};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -52,8 +53,8 @@ impl Sentinels {
             loop {
                 match self.attempt(open).await {
                     Ok(reached) => return Ok(reached),
-                    Err(failure) if failure.is_lasting() => return Err(failure),
-                    Err(failure) => last = Some(failure),
+                    Err(Break(failure)) => return Err(failure),
+                    Err(Continue(failure)) => last = Some(failure),
                 }
                 tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
                 pause = pause.saturating_mul(2).min(LONGEST_PAUSE);
@@ -67,11 +68,11 @@ impl Sentinels {
     }
 
     /// Asks all sentinels at once, and tries what they name in the order of their answers: one that has not noticed a
-    /// failover yet, or is silent, keeps nobody from the primary.
+    /// failover yet, is silent, or refuses us keeps nobody from the primary. `Break`: it would be the same again.
     async fn attempt<F: Future<Output = RedisResult<MultiplexedConnection>>>(
         &self,
         open: &impl Fn(Client) -> F,
-    ) -> Result<(MultiplexedConnection, Server), Failure> {
+    ) -> Result<(MultiplexedConnection, Server), ControlFlow<Failure, Failure>> {
         let mut answers: FuturesUnordered<_> =
             self.clients.iter().map(|client| self.ask(client)).collect();
         let mut tried = Vec::new();
@@ -81,10 +82,10 @@ impl Sentinels {
                 Err(failure) => last = failure,
                 Ok(address) if tried.contains(&address) => {}
                 Ok(address) => {
-                    let patience = self.settings.connect_timeout.mul_f64(0.3);
+                    let patience = self.settings.connect_timeout.mul_f64(0.5);
                     match tokio::time::timeout(patience, self.try_at(&address, open)).await {
                         Ok(Ok(reached)) => return Ok(reached),
-                        Ok(Err(failure)) if failure.is_lasting() => return Err(failure),
+                        Ok(Err(failure)) if failure.is_lasting() => return Err(Break(failure)),
                         Ok(Err(failure)) => last = failure,
                         Err(_) => {
                             let text = format!("no answer from {}:{}", address.0, address.1);
@@ -95,7 +96,7 @@ impl Sentinels {
                 }
             }
         }
-        Err(last)
+        Err(Continue(last))
     }
 
     /// Where a sentinel says that the primary is.
@@ -108,13 +109,15 @@ impl Sentinels {
                 .query_async::<Option<(String, u16)>>(&mut connection)
                 .await
         };
-        match ask.await {
-            Ok(Some(address)) => Ok(address),
-            Ok(None) => Err(Failure::new(
+        let patience = self.settings.connect_timeout.mul_f64(0.3);
+        match tokio::time::timeout(patience, ask).await {
+            Ok(Ok(Some(address))) => Ok(address),
+            Ok(Ok(None)) => Err(Failure::new(
                 Cause::NotSent,
                 format!("a sentinel knows nobody called {:?}", self.name()),
             )),
-            Err(error) => Err(failure(&error)),
+            Ok(Err(error)) => Err(failure(&error)),
+            Err(_) => Err(Failure::new(Cause::NotSent, "a sentinel is silent")),
         }
     }
 
