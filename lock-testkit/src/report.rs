@@ -90,7 +90,7 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "`{}`: {} cases are tested, {} are skipped.\n",
+            "`{}`: {} cases tested, {} skipped.\n",
             self.fixture,
             self.tested().count(),
             self.skipped().count()
