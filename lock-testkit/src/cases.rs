@@ -146,6 +146,8 @@ macro_rules! for_each_case {
                 requests_that_arrive_twice_are_done_once
                 a_late_copy_shortens_nothing [AnyTtl]
                 a_late_copy_leaves_the_next_holder_alone
+                a_late_copy_that_takes_the_lock_ends_with_its_ttl
+                a_hand_over_is_done_once_and_given_back_if_nobody_heard_of_it [HandOver]
                 a_renewal_that_fails_once_is_made_up_for
                 a_lock_that_cannot_be_renewed_is_lost_before_its_entry_ends
                 a_release_that_failed_is_done_later

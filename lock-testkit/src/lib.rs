@@ -90,9 +90,10 @@
 //! What you declare although it is there fails, as does what is missing and not declared. A new version of lock-testkit brings its
 //! new cases along.
 //!
-//! Green? Then what is left is what one case cannot show. Let many tasks and processes take locks on it, record
-//! them in a [`History`], and [check](History::check) that. Break your backend on purpose, each command in turn, and see that a
-//! case says so. [`cancel_sweep`] finds what a dropped call leaves behind.
+//! Green? Then what is left is what only your store can suffer. Put [`Faulty`] around your backend where a fault is one of
+//! calls, and do to the store itself what its network and its operators do; let several processes take locks meanwhile, as
+//! in [`nemesis`], record them in a [`History`], and [check](History::check) that. Break your backend on purpose, each
+//! command in turn, and see that a case says so.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -7,8 +7,8 @@ use lock_core::{
 use tokio::runtime::Handle;
 
 use super::{
-    BOUND, EARLY, HOLD, OP, assert_lasts, assert_outlives, comes_free, eventually, hold, is_free,
-    key, owner, refused, release, take, watched_locks,
+    BOUND, EARLY, HOLD, OP, assert_lasts, assert_outlives, brief, comes_free, eventually, hold,
+    is_free, key, owner, refused, release, take, unrenewed, watched_locks,
 };
 use crate::faulty::{Effect, Faulty, Op};
 use crate::fixture::Fixture;
@@ -161,6 +161,42 @@ pub async fn a_late_copy_leaves_the_next_holder_alone<F: Fixture>(fixture: F) {
     assert_eq!(release(&oracle, &key, &next).await, Ownership::Held);
 }
 
+/// A copy of an attempt that arrives after its lock was released, and finds it free, takes it for nobody: for one ttl, and no
+/// longer.
+pub async fn a_late_copy_that_takes_the_lock_ends_with_its_ttl<F: Fixture>(fixture: F) {
+    let ((client, locks), oracle) = (resending(&fixture).await, fixture.client().await);
+    let key = key(&fixture, "k");
+    client.on(Op::Acquire).next(Effect::Copy);
+    let guard = hold(&brief(&locks, &key)).await;
+    let token = guard.fencing_token();
+    guard.release().await.expect("a release is answered");
+    client.next_call().await.apply().await;
+    comes_free(&oracle, &key).await;
+    let next = hold(&unrenewed(&locks, &key)).await;
+    assert!(token.is_none() || next.fencing_token() > token);
+}
+
+/// A hand-over that nobody heard of is given back, and one that arrives twice is one hand-over.
+pub async fn a_hand_over_is_done_once_and_given_back_if_nobody_heard_of_it<F: Fixture>(fixture: F) {
+    let ((client, locks), oracle) = (resending(&fixture).await, fixture.client().await);
+    let key = key(&fixture, "k");
+    for effect in [Effect::Resend, Effect::LoseReply(cut())] {
+        let guard = hold(&unrenewed(&locks, &key)).await;
+        let ticket = guard.into_ticket().await.expect("it is held");
+        client.on(Op::Acquire).next(effect.clone());
+        match (locks.resume(&ticket).await, effect) {
+            (Ok(guard), Effect::Resend) => {
+                refused(&oracle, &key, &owner()).await;
+                let released = guard.release().await.expect("a release is answered");
+                assert_eq!(released, Released::Released);
+            }
+            (Err(LockError::Unknown { .. }), Effect::LoseReply(_)) => {}
+            (resumed, effect) => panic!("{effect:?} came to {resumed:?}"),
+        }
+        comes_free(&oracle, &key).await;
+    }
+}
+
 /// One renewal that is refused, loses its reply or is never answered is made up for before the entry ends.
 pub async fn a_renewal_that_fails_once_is_made_up_for<F: Fixture>(fixture: F) {
     tokio::join!(
@@ -213,7 +249,9 @@ async fn is_lost_in_time<F: Fixture>(fixture: &F, effect: Effect) {
     assert!(!guard.is_held());
     let reason = lost.await.expect("no panic");
     assert_eq!(reason, LossReason::Unconfirmed);
-    assert!(client.calls_of(Op::Renew).len() > 1, "it was tried again");
+    // A loaded machine may not have come to a second one.
+    let tries = client.calls_of(Op::Renew).len();
+    assert!(tries > 1 || !F::PAUSED, "{tries} renewals were tried");
     drop(guard);
     comes_free(&oracle, &key).await;
     take(&oracle, &key, &owner(), HOLD).await;

@@ -27,10 +27,6 @@ struct State {
 impl HonestStore {
     /// An empty store, which can all but keep a line of waiters and survive a restart.
     #[must_use]
-    #[allow(
-        clippy::new_without_default,
-        reason = "`Default` would promise less than the doc"
-    )]
     pub fn new() -> Self {
         let state = State {
             model: Honest::new(),
@@ -57,6 +53,12 @@ impl HonestStore {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Default for HonestStore {
+    fn default() -> Self {
+        Self::new()
     }
 }
 

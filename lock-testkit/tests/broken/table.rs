@@ -38,6 +38,7 @@ pub(crate) const TABLE: &[(Flaw, &[&str])] = &[
             "expiry::every_entry_has_an_end",
             "waiting::a_waiter_is_served_when_the_holder_has_died",
             "guards::a_forgotten_guard_ends_with_the_longest_hold",
+            "faults::a_late_copy_that_takes_the_lock_ends_with_its_ttl",
         ],
     ),
     (
@@ -154,6 +155,7 @@ pub(crate) const TABLE: &[(Flaw, &[&str])] = &[
         &[
             "fencing::tokens_rise_over_a_thousand_grants",
             "fencing::each_guard_carries_a_greater_token",
+            "faults::a_late_copy_that_takes_the_lock_ends_with_its_ttl",
         ],
     ),
     (
@@ -252,7 +254,10 @@ pub(crate) const TABLE: &[(Flaw, &[&str])] = &[
     ),
     (
         RefusesARepeatedHandOver,
-        &["hand_over::a_repeated_hand_over_answers_the_same_grant"],
+        &[
+            "hand_over::a_repeated_hand_over_answers_the_same_grant",
+            "faults::a_hand_over_is_done_once_and_given_back_if_nobody_heard_of_it",
+        ],
     ),
     (
         RepeatsShorten,
@@ -385,6 +390,7 @@ pub(crate) const TABLE: &[(Flaw, &[&str])] = &[
             "faults::a_grant_that_nobody_heard_of_is_given_back",
             "guards::a_guard_is_released_wherever_it_is_dropped",
             "guards::with_lets_go_however_its_body_ends",
+            "faults::a_hand_over_is_done_once_and_given_back_if_nobody_heard_of_it",
         ],
     ),
     (
