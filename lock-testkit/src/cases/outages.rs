@@ -1,14 +1,16 @@
-//! A store that is cut off, stalls or restarts costs time and no promise. Contract G7, G12, G15, G17, G18; SCENARIOS C15, F07 to
-//! F10.
+//! A store that is cut off, stalls or restarts costs time and no promise. Contract G7, G10, G12, G15, G17, G18; SCENARIOS C15, F06
+//! to F10.
 
-use lock_core::{LockError, Moment, Released};
+use std::sync::Arc;
+
+use lock_core::{AcquireRequest, Attempt, LockBackend, LockError, Moment, Released};
 use tokio::runtime::Handle;
 use tokio::time::sleep;
 
 use super::waiting::{subscribe, take_and_release, woken};
 use super::{
     BOUND, HOLD, LEASE, MILLISECOND, SECOND, SHORT, assert_lasts, cut_connections, eventually,
-    hold, is_free, key, locks, owner, refused, remaining, renewed, restart, stall, unrenewed,
+    hold, is_free, key, locks, owner, refused, remaining, renewed, restart, stall, take, unrenewed,
 };
 use crate::fixture::Fixture;
 
@@ -60,6 +62,48 @@ pub async fn a_waiter_outlives_cut_connections<F: Fixture>(fixture: F) {
     drop(guard);
     let next = waiter.await.expect("it did not panic");
     assert!(next.is_ok_and(|next| next.is_held()));
+}
+
+/// What a call says of itself while connections are cut is true: an attempt that failed and is not called unknown left nothing
+/// behind, and a release that did took nothing away.
+pub async fn what_is_said_not_to_be_done_is_not_done<F: Fixture>(fixture: F) {
+    let client = Arc::new(fixture.client().await);
+    for round in 0..16 {
+        let (key, me, next) = (key(&fixture, "k"), owner(), owner());
+        let pause = MILLISECOND * (round % 4);
+
+        let (at, of, by) = (Arc::clone(&client), key.clone(), me.clone());
+        let attempt = Handle::current().spawn(async move {
+            let request = AcquireRequest::new(&of, &by, HOLD);
+            at.try_acquire(request).await
+        });
+        sleep(pause).await;
+        cut_connections(&fixture).await;
+        let answer = attempt.await.expect("it did not panic");
+        // One whose connections were not cut.
+        let oracle = fixture.client().await;
+        match answer {
+            Ok(Attempt::Granted(_)) => {}
+            Ok(Attempt::Busy(busy)) => panic!("{key} is nobody's, and busy: {busy:?}"),
+            // It may be there until its ttl ends.
+            Err(error) if error.may_have_been_applied() => continue,
+            Err(error) => {
+                let is_free = is_free(&oracle, &key).await;
+                assert!(is_free, "it was applied, and was said not to be: {error}");
+                take(&oracle, &key, &next, HOLD).await;
+                continue;
+            }
+        }
+
+        let (at, of) = (Arc::clone(&client), key.clone());
+        let release = Handle::current().spawn(async move { at.release(&of, &me).await });
+        sleep(pause).await;
+        cut_connections(&fixture).await;
+        let answer = release.await.expect("it did not panic");
+        if answer.is_err_and(|error| !error.may_have_been_applied()) {
+            refused(&fixture.client().await, &key, &next).await;
+        }
+    }
 }
 
 /// While the store answers nothing, calls end when they were told to, as failures; and what it does when it goes on leaves

@@ -37,7 +37,11 @@ impl LockBackend for Broken {
         }
         let mut request = request;
         request.key = &key;
-        self.acquire(request).await
+        let answer = self.acquire(request).await;
+        if self.flaw == Flaw::CallsALostGrantARefusal && self.is_cut() {
+            return Err(BackendError::transient("connection reset"));
+        }
+        answer
     }
 
     async fn renew<'a>(
@@ -90,6 +94,10 @@ impl LockBackend for Broken {
                 Ok(Ownership::Taken)
             }
             (Flaw::ReleasesOnlyOnce, _) if !is_first => Ok(Ownership::Absent),
+            (Flaw::CallsALostReleaseARefusal, _) if self.is_cut() => {
+                self.honest.release(&key, owner).await?;
+                Err(BackendError::transient("connection reset"))
+            }
             (Flaw::WakesNobody, _) => {
                 self.honest.lose_wakeups(true);
                 self.honest.release(&key, owner).await

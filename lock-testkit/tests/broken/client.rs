@@ -76,8 +76,7 @@ impl Broken {
     pub(super) async fn spell(&self, key: &LockKey) -> Result<LockKey, BackendError> {
         let mut stalled = self.store.is_stalled.subscribe();
         stalled.wait_for(|is_stalled| !is_stalled).await.unwrap();
-        if self.flaw == Flaw::NeverReconnects && self.cuts != self.store.cuts.load(Ordering::SeqCst)
-        {
+        if self.flaw == Flaw::NeverReconnects && self.is_cut() {
             return Err(BackendError::transient("broken pipe"));
         }
         if self.store.is_stopped.load(Ordering::SeqCst) {
@@ -100,6 +99,11 @@ impl Broken {
             _ => text.to_owned(),
         };
         Ok(LockKey::new(text).unwrap())
+    }
+
+    /// Whether connections were cut since this client connected.
+    pub(super) fn is_cut(&self) -> bool {
+        self.cuts != self.store.cuts.load(Ordering::SeqCst)
     }
 
     /// Whose entry it is that `owner` asks about.

@@ -84,6 +84,8 @@ pub(crate) enum Flaw {
     CallsARefusalAbsent,
     // outages
     NeverReconnects,
+    CallsALostGrantARefusal,
+    CallsALostReleaseARefusal,
     LosesSubscriptionsWhenCut,
     CallsAStallBusy,
     ForgetsOnRestart,

@@ -472,6 +472,14 @@ pub(crate) const TABLE: &[(Flaw, &[&str])] = &[
         ],
     ),
     (
+        CallsALostGrantARefusal,
+        &["outages::what_is_said_not_to_be_done_is_not_done"],
+    ),
+    (
+        CallsALostReleaseARefusal,
+        &["outages::what_is_said_not_to_be_done_is_not_done"],
+    ),
+    (
         LosesSubscriptionsWhenCut,
         &["outages::a_subscription_outlives_cut_connections"],
     ),
@@ -497,5 +505,15 @@ pub(crate) const REASONS: &[(Flaw, &str, &str)] = &[
         ChecksThenSets,
         "exclusion::holds_of_many_tasks_do_not_overlap",
         "two holds overlap",
+    ),
+    (
+        CallsALostGrantARefusal,
+        "outages::what_is_said_not_to_be_done_is_not_done",
+        "it was applied, and was said not to be",
+    ),
+    (
+        CallsALostReleaseARefusal,
+        "outages::what_is_said_not_to_be_done_is_not_done",
+        "is held and was granted again",
     ),
 ];
