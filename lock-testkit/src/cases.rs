@@ -156,6 +156,7 @@ macro_rules! for_each_case {
                 a_guard_is_released_wherever_it_is_dropped
                 a_forgotten_guard_ends_with_the_longest_hold
                 a_guard_outlives_the_locks_it_came_from
+                two_hundred_locks_of_one_client_are_all_kept
                 with_lets_go_however_its_body_ends
                 with_says_that_the_lock_was_lost [Evict]
             }
@@ -204,6 +205,7 @@ macro_rules! for_each_case {
                 a_status_tells_who_holds_the_lock
                 a_shutdown_releases_what_is_held_and_refuses_what_is_new
                 a_hundred_holds_leave_no_task_behind
+                a_runtime_that_is_shut_down_leaves_no_lock_behind
                 one_thread_is_enough
             }
         }

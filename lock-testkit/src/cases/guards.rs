@@ -1,12 +1,12 @@
 //! What becomes of a guard, wherever it is dropped, and of what runs under it, however that ends. Contract G6, G9; SCENARIOS
-//! X05, X09 to X11, X13, X14.
+//! W02, X05, X09 to X11, X13, X14.
 
 use std::error::Error;
 use std::thread;
 
 use lock_core::{
     BackendError, LockBackend, LockError, LockGuard, LockKey, LossReason, Moment, Ownership,
-    RenewalPolicy,
+    Released, RenewalPolicy,
 };
 use tokio::runtime::{Builder, Handle, RuntimeFlavor};
 use tokio::task::{LocalSet, spawn_blocking, spawn_local};
@@ -105,6 +105,33 @@ pub async fn a_guard_outlives_the_locks_it_came_from<F: Fixture>(fixture: F) {
     }
     drop(guard);
     comes_free(&oracle, &key).await;
+}
+
+/// Two hundred locks of one client are all renewed, none is lost, and each is released in the end.
+pub async fn two_hundred_locks_of_one_client_are_all_kept<F: Fixture>(fixture: F) {
+    let (locks, oracle, ttl) = (locks(&fixture).await, fixture.client().await, 4 * OP);
+    let renewal = RenewalPolicy::per_ttl(20);
+    let mut guards = Vec::new();
+    for _ in 0..200 {
+        let key = key(&fixture, "k");
+        let lock = locks.lock(key.name()).with_ttl(ttl);
+        guards.push(hold(&lock.with_renewal(renewal)).await);
+    }
+    // Real time is dear: there, that all outlive the grant has to do.
+    let long = if F::PAUSED { 4 * ttl } else { 3 * ttl / 2 };
+    let start = Moment::now();
+    while start.elapsed() < long {
+        for guard in &guards {
+            assert!(guard.is_held(), "{:?}", guard.check());
+            assert_outlives(&oracle, guard).await;
+        }
+        sleep(ttl / 8).await;
+    }
+    for guard in guards {
+        let key = guard.key().clone();
+        assert_eq!(guard.release().await.ok(), Some(Released::Released));
+        assert!(is_free(&oracle, &key).await);
+    }
 }
 
 /// However the body of `with` ends, the lock is released, and the body's result is what counts.

@@ -1,5 +1,5 @@
 //! From the first call to the last: what is declared, repeated, dropped, asked, shut down. Promise 7 of the contract, 2 of
-//! `try_acquire`; SCENARIOS C24, R10, S06.
+//! `try_acquire`; SCENARIOS C24, R10, S06, X07.
 
 use std::sync::Arc;
 
@@ -11,9 +11,9 @@ use tokio::runtime::{Builder, Handle};
 use tokio::time::{sleep, timeout};
 
 use super::{
-    BOUND, HOLD, MILLISECOND, RESOLUTION, SHORT, assert_lasts, attempt, eventually, evict, hold,
-    hook, is_free, key, labelled, locks, loss, owner, refused, release, remaining, renew, renewed,
-    take, unrenewed,
+    BOUND, HOLD, MILLISECOND, OP, RESOLUTION, SHORT, assert_lasts, attempt, comes_free, eventually,
+    evict, hold, hook, is_free, key, labelled, locks, loss, owner, refused, release, remaining,
+    renew, renewed, take, unrenewed,
 };
 use crate::fixture::Fixture;
 use crate::gap::Gap;
@@ -264,6 +264,57 @@ pub async fn a_hundred_holds_leave_no_task_behind<F: Fixture>(fixture: F) {
     let leaks = LeakCheck::start();
     lives(100).await;
     leaks.assert_none(BOUND).await;
+}
+
+/// A runtime that is shut down in the background, with fifty locks held on it and twenty waited for, harms nobody: who has the
+/// guards hears that they are lost, nothing panics or hangs, and each lock comes free with its ttl.
+pub async fn a_runtime_that_is_shut_down_leaves_no_lock_behind<F: Fixture>(fixture: F) {
+    let (fixture, ttl) = (Arc::new(fixture), 2 * OP);
+    let keys: Vec<_> = (0..50).map(|_| key(&*fixture, "k")).collect();
+    let (at, of) = (Arc::clone(&fixture), keys.clone());
+    let life = async move {
+        let locks = locks(&*at).await.with_ttl(ttl);
+        let mut guards = Vec::new();
+        for key in &of {
+            guards.push(hold(&locks.lock(key.name())).await);
+        }
+        for key in &of[..20] {
+            let waiter = locks.lock(key.name());
+            Handle::current().spawn(async move { waiter.acquire().await.map(drop) });
+        }
+        sleep(100 * MILLISECOND).await;
+        (locks, guards)
+    };
+    let thread = Handle::current().spawn_blocking(|| {
+        let mut runtime = if F::PAUSED {
+            Builder::new_current_thread()
+        } else {
+            Builder::new_multi_thread()
+        };
+        runtime
+            .worker_threads(2)
+            .enable_all()
+            .start_paused(F::PAUSED);
+        let runtime = runtime.build().expect("a runtime can be started");
+        let held = runtime.block_on(life);
+        runtime.shutdown_background();
+        held
+    });
+    let (locks, guards) = thread.await.expect("it did not panic");
+    for guard in &guards {
+        loss(guard).await;
+        assert!(!guard.is_held());
+    }
+    // One by one, and with the locks before the last.
+    let mut guards = guards.into_iter();
+    let last = guards.next_back();
+    guards.for_each(drop);
+    drop((locks, last));
+    let oracle = fixture.client().await;
+    for key in &keys {
+        comes_free(&oracle, key).await;
+        take(&oracle, key, &owner(), HOLD).await;
+    }
 }
 
 /// A runtime of one thread is enough, and a backend whose type nobody knows: a whole life, and a wait.

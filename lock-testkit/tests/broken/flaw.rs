@@ -39,6 +39,7 @@ pub(crate) enum Flaw {
     RenewsWhatIsGone,
     AnswersInAnyOrder,
     OneErrorFailsAll,
+    RenewsTheFirstOfABatch,
     // fencing
     GivesOneTokenForEver,
     CountsInTheEntry,

@@ -36,6 +36,7 @@ pub(crate) const TABLE: &[(Flaw, &[&str])] = &[
             "expiry::a_holder_that_was_frozen_leaves_the_next_one_alone",
             "expiry::an_entry_ends_by_itself",
             "expiry::every_entry_has_an_end",
+            "lifecycle::a_runtime_that_is_shut_down_leaves_no_lock_behind",
             "waiting::a_waiter_is_served_when_the_holder_has_died",
             "guards::a_forgotten_guard_ends_with_the_longest_hold",
             "faults::a_late_copy_that_takes_the_lock_ends_with_its_ttl",
@@ -149,6 +150,10 @@ pub(crate) const TABLE: &[(Flaw, &[&str])] = &[
     (
         OneErrorFailsAll,
         &["renewal::one_key_that_fails_does_not_keep_the_others_from_being_renewed"],
+    ),
+    (
+        RenewsTheFirstOfABatch,
+        &["guards::two_hundred_locks_of_one_client_are_all_kept"],
     ),
     (
         GivesOneTokenForEver,
@@ -505,6 +510,16 @@ pub(crate) const REASONS: &[(Flaw, &str, &str)] = &[
         ChecksThenSets,
         "exclusion::holds_of_many_tasks_do_not_overlap",
         "two holds overlap",
+    ),
+    (
+        NeverEnds,
+        "lifecycle::a_runtime_that_is_shut_down_leaves_no_lock_behind",
+        "is free again",
+    ),
+    (
+        RenewsTheFirstOfABatch,
+        "guards::two_hundred_locks_of_one_client_are_all_kept",
+        "and its guard believes in",
     ),
     (
         CallsALostGrantARefusal,
