@@ -92,6 +92,27 @@ fn nor_does_a_storm_that_nobody_has_seen_before() {
 }
 
 #[test]
+fn a_run_in_which_too_little_happened_is_not_sound() {
+    let mut outcome = run(STORM);
+    assert_sound(&outcome);
+    let says = |outcome: &Outcome, what: &str| {
+        assert!(!outcome.is_sound(), "{outcome}");
+        let printed = outcome.to_string();
+        assert!(
+            printed.ends_with(&format!("TOO LITTLE SHOWN: {what} are needed")),
+            "{printed}"
+        );
+    };
+    outcome.options.seconds = 20;
+    outcome.writes.retain(|write| write.admitted);
+    says(&outcome, "stale writes refused: 0, at least 1");
+    outcome.done.clear();
+    says(&outcome, "faults: 0, at least 5");
+    outcome.holds.clear();
+    says(&outcome, "grants: 0, at least 20");
+}
+
+#[test]
 fn lost_data_lets_two_hold_a_lock_but_no_stale_write_through() {
     let seed = fastrand::u64(..1_000_000);
     let outcome = run(Options {

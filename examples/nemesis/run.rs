@@ -19,6 +19,9 @@ use super::Result;
 use super::plan::{KEYS, LONGEST_ENTRY};
 use super::worker::{Broken, PREFIX, Worker};
 
+/// A run of so many seconds has stopped processes for longer than their locks last, and they have woken to write.
+const LONG_ENOUGH_FOR_STALE_WRITES: u32 = 20;
+
 /// How long workers have to end when all is mended, and locks to become free.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -82,7 +85,22 @@ pub(crate) struct Outcome {
 impl Outcome {
     /// Whether nothing is wrong, in a run that shows anything.
     pub(crate) fn is_sound(&self) -> bool {
-        self.audit.breaches.is_empty() && self.flaws.is_empty() && !self.holds.is_empty()
+        self.audit.breaches.is_empty() && self.flaws.is_empty() && self.lacks().is_none()
+    }
+
+    /// What happened too seldom for the run to show anything. An idle machine has fifty times as many grants and ten times as
+    /// many faults; a heavily loaded one has so many.
+    pub(crate) fn lacks(&self) -> Option<String> {
+        let seconds = usize::try_from(self.options.seconds).unwrap_or(usize::MAX);
+        let stale = usize::from(self.options.seconds >= LONG_ENOUGH_FOR_STALE_WRITES);
+        [
+            ("grants", self.holds.len(), seconds),
+            ("faults", self.done.len(), seconds / 4),
+            ("stale writes refused", self.refused(), stale),
+        ]
+        .into_iter()
+        .find(|(_, count, least)| count < least)
+        .map(|(what, count, least)| format!("{what}: {count}, at least {least} are needed"))
     }
 
     pub(crate) fn refused(&self) -> usize {
@@ -310,13 +328,13 @@ impl fmt::Display for Outcome {
         if let Some(folder) = &self.folder {
             writeln!(f, "histories: {}", folder.display())?;
         }
-        f.write_str(if self.is_sound() {
-            "SOUND"
-        } else if self.holds.is_empty() {
-            "NOTHING SHOWN: no lock was granted"
-        } else {
-            "NOT SOUND"
-        })
+        if !self.audit.breaches.is_empty() || !self.flaws.is_empty() {
+            return f.write_str("NOT SOUND");
+        }
+        match self.lacks() {
+            Some(what) => write!(f, "TOO LITTLE SHOWN: {what}"),
+            None => f.write_str("SOUND"),
+        }
     }
 }
 
