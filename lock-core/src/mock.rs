@@ -1,5 +1,39 @@
 //! Doubles for tests of code that uses locks. Not for tests of a backend, and not a store: use `lock-memory` where
 //! timing matters.
+//!
+//! [`MockLock`](crate::MockLock) is for code that is given a lock: see [`guard`](fn@guard).
+//! [`MockLockBackend`](crate::MockLockBackend) is for code that is given [`Locks`], where their store is to answer one thing
+//! exactly, here that it wants other credentials:
+//!
+//! ```
+//! use std::sync::Arc;
+//!
+//! use lock_core::{BackendError, Capabilities, LockError, Locks, MockLockBackend};
+//!
+//! /// The code under test: 200, 409 if the order is being charged already, 503 if that may change, 500 if it will not.
+//! async fn charge(locks: &Locks, order: u32) -> u16 {
+//!     match locks.with(("order", order), async |_guard| Ok::<_, LockError>(())).await {
+//!         Ok(()) => 200,
+//!         Err(error) if error.is_busy() => 409,
+//!         Err(LockError::Backend { transient: false, .. }) => 500,
+//!         Err(_) => 503,
+//!     }
+//! }
+//!
+//! # #[tokio::main(flavor = "current_thread")] async fn main() {
+//! let mut store = MockLockBackend::new();
+//! store.expect_capabilities().returning(Capabilities::new);
+//! store.expect_wakeups().returning(|| None);
+//! store
+//!     .expect_try_acquire()
+//!     .withf(|request| request.key.as_str() == "order:7")
+//!     .once() // what cannot help is not tried again
+//!     .returning(|_| Err(BackendError::permanent("no such user")));
+//!
+//! let locks = Locks::from_arc(Arc::new(store));
+//! assert_eq!(charge(&locks, 7).await, 500);
+//! # }
+//! ```
 
 use std::sync::Arc;
 
