@@ -7,6 +7,7 @@
 )]
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::Command;
 
 use lock_core::{Capabilities, LockKey};
 use lock_testkit::{CASES, Case, Fixture, Gap, Report, Scripted, cases, run_case};
@@ -135,6 +136,28 @@ fn a_case_is_skipped_for_every_gap_that_is_declared_and_never_else() {
         least.tested().count() + least.skipped().count(),
         CASES.len()
     );
+}
+
+/// Where whoever runs the tests sees it, although tests that pass have their output swallowed.
+#[test]
+fn a_skipped_case_says_so_on_stderr() {
+    for (module, why) in [
+        ("least", "because of the declared gaps [Fencing]"),
+        ("away", "because the store is not here"),
+    ] {
+        let case = "fencing::tokens_fit_into_53_bits";
+        let output = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", &format!("{module}::{case}")])
+            .env_remove("RUST_TEST_NOCAPTURE")
+            .output()
+            .unwrap();
+        let printed = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success(), "{printed}");
+        assert!(printed.contains("1 passed"), "{printed}");
+        let said = String::from_utf8(output.stderr).unwrap();
+        let line = format!("SKIPPED: {case}, {why}");
+        assert!(said.lines().any(|said| said == line), "{said}");
+    }
 }
 
 #[test]
