@@ -115,8 +115,10 @@ async fn a_thousand_waiters_give_up_when_their_wait_is_over() {
     let waits = soon("all are told", waiters.join_all()).await;
     let (least, most) = (waits.iter().min().unwrap(), waits.iter().max().unwrap());
     assert!(*least >= wait, "{least:?}");
-    // One op timeout more at the most, on a machine that has nothing else to do.
+    // One op timeout (2 s) more at the most, on a machine that has nothing else to do.
     println!("1000 waits of {wait:?} ended after {least:.1?} to {most:.1?}");
+    // Twice that, on one that has.
+    assert!(*most <= wait + 4 * SECOND, "{most:?}");
     assert!(guard.is_held());
     assert_eq!(guard.release().await.unwrap(), Released::Released);
     eventually("nobody is subscribed", async || {
