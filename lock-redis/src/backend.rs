@@ -34,6 +34,8 @@ pub struct RedisBackend {
     /// Whether the keys are spread over many servers.
     cluster: bool,
     resends: bool,
+    /// Whether the server keeps its data, as whoever made this says.
+    pub(crate) survives_restart: bool,
     /// What is sent instead of scripts.
     pub(crate) native: Option<Arc<Native>>,
     /// Who must have a grant before it counts.
@@ -105,6 +107,7 @@ impl RedisBackend {
             hub: None,
             cluster: false,
             resends,
+            survives_restart: false,
             native: None,
             replicas: None,
             checked: Arc::default(),
@@ -244,6 +247,7 @@ impl LockBackend for RedisBackend {
             .with_wakeups(self.hub.is_some())
             .with_hand_over(true)
             .with_any_ttl(self.native.is_none())
+            .with_survives_restart(self.survives_restart)
             .with_resends(self.resends)
     }
 
