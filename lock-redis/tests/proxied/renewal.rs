@@ -1,7 +1,5 @@
 //! Renewals whose request or reply is lost, late or refused: a lock is lost at its deadline, not before and not after.
 
-use std::time::Instant;
-
 use futures_util::future::join_all;
 use lock_core::{LossReason, Moment};
 use lock_testkit::cancel_sweep;
@@ -85,11 +83,11 @@ async fn renewals_that_are_never_answered_are_tried_again_until_the_deadline() {
         let ttl = 4 * SECOND;
         let guard = locks.lock("k").with_ttl(ttl).try_acquire().await.unwrap();
         let (start, left, deadline) = (Moment::now(), guard.remaining(), guard.deadline());
-        let lost = async { (guard.lost().await, Instant::now()) };
+        let lost = async { (guard.lost().await, Moment::now()) };
         // Comes as late as the machine makes things come.
         let over = async {
             sleep_until(deadline.into()).await;
-            Instant::now()
+            Moment::now()
         };
         let ((reason, signalled), over) = soon("the loss", async { join!(lost, over) }).await;
         let took = start.elapsed();
@@ -97,7 +95,7 @@ async fn renewals_that_are_never_answered_are_tried_again_until_the_deadline() {
         assert!(!guard.is_held());
         assert!(took + 2 * MS >= left, "lost after {took:?} of {left:?}");
         // A deadline that moves with renewals that nobody heard of would never come.
-        let late = signalled.saturating_duration_since(over);
+        let late = over.until(&signalled);
         assert!(late < 500 * MS, "signalled {late:?} after the deadline");
         assert!((2..400).contains(&renewals.count()), "{}", renewals.count());
         // Nothing is renewed after that, but for one that may have been on its way.
