@@ -106,7 +106,11 @@ impl RedisCluster {
                     && lines(node).iter().filter(|line| line.flag("slave")).count()
                         == self.nodes.len() - masters
             };
-            self.nodes.iter().all(up) && self.nodes[masters..].iter().all(RedisServer::is_linked)
+            let (masters, replicas) = self.nodes.split_at(masters);
+            let counted: usize = masters.iter().map(RedisServer::replicas).sum();
+            self.nodes.iter().all(up)
+                && replicas.iter().all(RedisServer::is_linked)
+                && counted == replicas.len()
         });
     }
 

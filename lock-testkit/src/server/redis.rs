@@ -308,6 +308,16 @@ impl RedisServer {
         self.cli(&["ACL", "SETUSER", "replication", "on"]);
     }
 
+    /// How many replicas this server counts as such: they have all it had, and have said so.
+    pub(super) fn replicas(&self) -> usize {
+        match self.ask(&[b"INFO", b"replication"]) {
+            Ok(Reply::Bulk(text)) => String::from_utf8_lossy(&text)
+                .matches("state=online")
+                .count(),
+            _ => 0,
+        }
+    }
+
     /// Whether this server is a replica that has all that its primary had.
     pub(super) fn is_linked(&self) -> bool {
         self.info("replication", "master_link_status").as_deref() == Some("up")

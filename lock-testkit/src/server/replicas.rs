@@ -55,7 +55,8 @@ impl RedisReplicas {
     /// If that takes a minute.
     pub fn wait_until_linked(&self) {
         super::eventually("the replicas are linked", || {
-            self.replicas.iter().all(RedisServer::is_linked)
+            self.primary.replicas() == self.replicas.len()
+                && self.replicas.iter().all(RedisServer::is_linked)
         });
     }
 
