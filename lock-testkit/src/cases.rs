@@ -212,12 +212,12 @@ macro_rules! for_each_case {
     };
 }
 
-/// Makes one `#[test]` of every case, in one module a promise, for a [`Fixture`](crate::Fixture), and one named `report`
+/// Makes one `#[test]` of every case, in one module a promise, for a [`Fixture`], and one named `report`
 /// that prints the fixture's [`Report`](crate::Report).
 ///
 /// `mod conformance { lock_testkit::conformance!(super::MyFixture); }`, and `cargo test conformance::renewal`
 /// runs those of one promise, `cargo test conformance::report -- --nocapture` shows what is tested and what is skipped. Once in a
-/// module. [`Fixture`](crate::Fixture) has a whole example.
+/// module. [`Fixture`] has a whole example.
 #[macro_export]
 macro_rules! conformance {
     ($fixture:ty) => {
