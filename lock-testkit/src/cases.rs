@@ -7,6 +7,23 @@
 //! Run them with [`conformance!`](crate::conformance). A case is a plain async function of a [`Fixture`]: it can be awaited
 //! on any runtime (a paused one if [`Fixture::PAUSED`]), or run by [`run_case`](crate::run_case), which skips it where the
 //! fixture declares a gap. It panics if the promise is broken, or the store has not what [`Case::needs`] lists.
+//!
+//! # What is no case
+//!
+//! SCENARIOS marks some rows for any backend that no test of a backend alone can bring about. They are shown elsewhere, those
+//! of processes and of long runs for Redis only:
+//!
+//! | Row | Why it is no case | Where it is shown |
+//! |---|---|---|
+//! | X12, a holder that is killed | needs a process of its own | lock-redis, `tests/scenarios/processes.rs`; fencelock, `examples/nemesis` |
+//! | T11, a holder that is stopped | the same; [`expiry`] has a holder that is frozen, in one process | the same |
+//! | T14, a machine that is suspended | no test suspends the machine | lock-core, `src/clock.rs`: the further of two clocks counts; never on a machine that was |
+//! | C09, owners are distinct | lock-core makes them, not the backend | lock-core, `src/owner.rs`: 100 000 on one thread; a random source that fails is not shown |
+//! | C12, databases | not every store has them; [`names`] has the prefixes | lock-redis, `tests/contract.rs` |
+//! | R14, a hook that panics | lock-core contains it, and no backend can break that | `tests/core_renewal.rs` (wakers), `tests/observability.rs` of fencelock (observers, subscribers) |
+//! | W02, ten thousand locks, their memory and connections | a budget is one store's; [`guards`] holds two hundred | lock-redis, `tests/scenarios/scale.rs`: two thousand |
+//! | W12, a soak | takes long, and a proxy that knows the protocol | lock-redis, `tests/proxied/soak.rs`: five seconds |
+//! | W08, order among waiters | no store here keeps a line yet | lock-core's side of one: `tests/core_line.rs`, `tests/core_acquire.rs` |
 
 #[cfg(doc)]
 use crate::fixture::Fixture;
