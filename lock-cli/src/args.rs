@@ -93,10 +93,17 @@ pub(crate) struct LockArgs {
     #[arg(long, value_name = "PREFIX", default_value = "")]
     pub(crate) prefix: String,
 
-    /// The store: redis://[user:password@]host[:port][/db], rediss://.., redis+unix:///path
-    ///
-    /// Others on this machine can read arguments: give a URL with a password in the environment variable.
-    #[arg(long, value_name = "URL", env = "LOCK_URL", hide_env_values = true)]
+    /// The store's URL.
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "LOCK_URL",
+        hide_env_values = true,
+        help = "The store: redis://[user:password@]host[:port][/db], rediss://.., redis+unix:///path",
+        long_help = "The store: redis://[user:password@]host[:port][/db], rediss://.., redis+unix:///path
+
+Others on this machine can read arguments: give a URL with a password in the environment variable."
+    )]
     pub(crate) url: String,
 }
 

@@ -22,6 +22,13 @@ impl Store {
     }
 }
 
+#[cfg_attr(
+    not(feature = "redis"),
+    allow(
+        clippy::unused_async,
+        reason = "without a store there is nothing to wait for"
+    )
+)]
 async fn backend(url: &str) -> Result<Arc<dyn ForceRelease>, Failure> {
     // The URL may hold a password: no message shows more than its scheme.
     let scheme = url.split_once("://").map(|(scheme, _)| scheme);
