@@ -145,12 +145,7 @@ impl World {
         }
     }
 
-    fn keep(
-        slot: &Mutex<Option<Seen>>,
-        newest: &Mutex<FencingToken>,
-        guard: LockGuard,
-        disowned: Option<(Moment, Duration)>,
-    ) {
+    fn keep(slot: &Mutex<Option<Seen>>, newest: &Mutex<FencingToken>, guard: LockGuard) {
         let token = guard.fencing_token().expect("the store fences");
         let mut newest = newest.lock().unwrap();
         assert!(token > *newest, "token {token} after {newest}");
@@ -159,7 +154,7 @@ impl World {
         *slot.lock().unwrap() = Some(Seen {
             guard,
             lost: false,
-            disowned,
+            disowned: None,
         });
     }
 
@@ -213,13 +208,11 @@ impl World {
             if let Ok(Ok(guard)) = timeout(cut, acquire).await
                 && slot.lock().unwrap().is_none()
             {
-                // Granted, forgotten, and only then received.
-                let disowned = forgot
-                    .lock()
-                    .unwrap()
-                    .filter(|forgot| !start.until(forgot).is_zero())
-                    .map(|forgot| (forgot, TTL));
-                Self::keep(&slot, &newest, guard, disowned);
+                let forgot = forgot.lock().unwrap();
+                // Granted and then forgotten, or the other way round: nobody can say, and it is let go.
+                if forgot.is_none_or(|forgot| start.until(&forgot).is_zero()) {
+                    Self::keep(&slot, &newest, guard);
+                }
             }
         });
     }
@@ -315,7 +308,7 @@ impl World {
                     return;
                 }
                 if let Ok(guard) = self.locks.resume(&ticket).await {
-                    Self::keep(&self.guards[to], &self.newest, guard, None);
+                    Self::keep(&self.guards[to], &self.newest, guard);
                     assert!(
                         self.locks.resume(&ticket).await.is_err(),
                         "a ticket worked twice"
