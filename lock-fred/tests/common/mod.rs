@@ -1,0 +1,267 @@
+//! What several test files need: keys, owners, short forms of requests, a proxy that freezes, and patience.
+#![allow(dead_code, unreachable_pub, reason = "each test file uses a part")]
+#![allow(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use lock_core::{
+    AcquireRequest, Attempt, BackendError, Busy, FencingRange, LockBackend, LockGuard, LockKey,
+    Locks, Owner, Ownership, Renew, RenewRequest,
+};
+use lock_testkit::server::{RedisServer, Reply};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+
+/// What is tested.
+pub use lock_fred::FredBackend as Backend;
+
+/// Commands that the client sends with each connection, and does without if they are refused.
+const ASKED_WHEN_CONNECTING: [&str; 2] = ["client|id", "info"];
+
+pub const TTL: Duration = Duration::from_secs(30);
+
+pub const MS: Duration = Duration::from_millis(1);
+
+pub const SECOND: Duration = Duration::from_secs(1);
+
+/// Locks on a client of their own, as another process has them.
+pub async fn locks(server: &RedisServer) -> Locks {
+    Locks::new(Backend::connect(server.url()).await.unwrap())
+}
+
+/// The number of the guard's fencing token.
+pub fn token(guard: &LockGuard) -> u64 {
+    guard.fencing_token().unwrap().get()
+}
+
+/// All keys but the fencing counters.
+pub fn entries(server: &RedisServer) -> Vec<String> {
+    let keys = server.cli(&["KEYS", "*"]);
+    let keys = keys.array().iter().map(|key| key.text());
+    keys.filter(|key| !key.ends_with(":fence")).collect()
+}
+
+pub fn exists(server: &RedisServer, key: &str) -> bool {
+    server.cli(&["EXISTS", key]).integer() == 1
+}
+
+pub fn key(name: &str) -> LockKey {
+    LockKey::new(name).unwrap()
+}
+
+pub fn owner() -> Owner {
+    Owner::fresh(Some("tester")).unwrap()
+}
+
+pub async fn attempt(
+    backend: &impl LockBackend,
+    key: &LockKey,
+    owner: &Owner,
+) -> Result<Attempt, BackendError> {
+    backend
+        .try_acquire(AcquireRequest::new(key, owner, TTL))
+        .await
+}
+
+/// Takes the lock or panics.
+pub async fn take(backend: &impl LockBackend, key: &LockKey, owner: &Owner) -> FencingRange {
+    granted(attempt(backend, key, owner).await)
+}
+
+pub fn granted(answer: Result<Attempt, BackendError>) -> FencingRange {
+    match answer.unwrap() {
+        Attempt::Granted(grant) => grant.fencing.unwrap(),
+        Attempt::Busy(busy) => panic!("busy: {}", busy.holder),
+    }
+}
+
+pub fn busy(answer: Result<Attempt, BackendError>) -> Busy {
+    match answer.unwrap() {
+        Attempt::Busy(busy) => busy,
+        Attempt::Granted(_) => panic!("granted"),
+    }
+}
+
+pub async fn renew(
+    backend: &impl LockBackend,
+    key: &LockKey,
+    owner: &Owner,
+    ttl: Duration,
+    how: Renew,
+) -> Result<Ownership, BackendError> {
+    let mut answers = backend
+        .renew(&[RenewRequest::new(key, owner, ttl, how)])
+        .await;
+    assert_eq!(answers.len(), 1);
+    answers.remove(0)
+}
+
+/// Takes the lock, is busy for others, renews it and gives it up.
+pub async fn round_trip(backend: &impl LockBackend) {
+    let (key, mine) = (key("k"), owner());
+    take(backend, &key, &mine).await;
+    assert_eq!(
+        busy(attempt(backend, &key, &owner()).await)
+            .holder
+            .label
+            .as_deref(),
+        Some("tester")
+    );
+    assert_eq!(
+        renew(backend, &key, &mine, TTL, Renew::Exactly)
+            .await
+            .unwrap(),
+        Ownership::Held
+    );
+    assert_eq!(backend.release(&key, &mine).await.unwrap(), Ownership::Held);
+}
+
+/// What the server refused for want of a right.
+pub fn refusals(server: &RedisServer) -> Vec<String> {
+    let log = server.cli(&["ACL", "LOG"]);
+    let objects = log.array().iter().map(|entry| {
+        let mut fields = entry.array().iter();
+        fields.find(|field| matches!(field, Reply::Bulk(name) if name == b"object"));
+        fields.next().unwrap().text()
+    });
+    objects
+        .filter(|object| !ASKED_WHEN_CONNECTING.contains(&object.as_str()))
+        .collect()
+}
+
+pub fn pttl(server: &RedisServer, key: &str) -> i64 {
+    server.cli(&["PTTL", key]).integer()
+}
+
+/// How often the server ran `command`, by its own count.
+pub fn calls(server: &RedisServer, command: &str) -> u64 {
+    let stats = server.cli(&["INFO", "commandstats"]).text();
+    let row = stats
+        .lines()
+        .find_map(|row| row.strip_prefix(&format!("cmdstat_{command}:calls=")));
+    row.map_or(0, |row| row.split(',').next().unwrap().parse().unwrap())
+}
+
+/// Waits until `done`, at most ten seconds.
+pub async fn eventually(what: &str, mut done: impl AsyncFnMut() -> bool) {
+    for _ in 0..1000 {
+        if done().await {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("not within ten seconds: {what}");
+}
+
+/// At most ten seconds.
+pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(Duration::from_secs(10), future).await {
+        Ok(output) => output,
+        Err(_) => panic!("not within ten seconds: {what}"),
+    }
+}
+
+/// Does something to the server again and again, on a thread of its own, until it is dropped.
+pub struct Nuisance(Arc<AtomicBool>, Option<JoinHandle<()>>);
+
+impl Nuisance {
+    /// Sends `command` after each `pause`.
+    pub fn commands(server: &Arc<RedisServer>, pause: Duration, command: &'static [&str]) -> Self {
+        let server = Arc::clone(server);
+        Self::start(pause, move || drop(server.cli(command)))
+    }
+
+    pub fn start(pause: Duration, act: impl Fn() + Send + 'static) -> Self {
+        let over = Arc::new(AtomicBool::new(false));
+        let told = Arc::clone(&over);
+        let thread = std::thread::spawn(move || {
+            while !told.load(Ordering::SeqCst) {
+                act();
+                std::thread::sleep(pause);
+            }
+        });
+        Self(over, Some(thread))
+    }
+}
+
+impl Drop for Nuisance {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+        let ended = self.1.take().map(JoinHandle::join);
+        assert!(std::thread::panicking() || matches!(ended, Some(Ok(()))));
+    }
+}
+
+/// Stands between client and server. Can freeze the connections that exist: they stay open, and nothing passes.
+pub struct Proxy {
+    pub port: u16,
+    generation: watch::Sender<u32>,
+    connections: Arc<std::sync::atomic::AtomicU32>,
+}
+
+impl Proxy {
+    pub async fn start(server: &RedisServer) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (generation, frozen) = watch::channel(0);
+        let connections = Arc::new(std::sync::atomic::AtomicU32::new(0));
+        let (to, count) = (server.port(), Arc::clone(&connections));
+        let accept = async move {
+            while let Ok((client, _)) = listener.accept().await {
+                count.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                let mut frozen = frozen.clone();
+                let born = *frozen.borrow();
+                tokio::runtime::Handle::current().spawn(async move {
+                    let Ok(server) = TcpStream::connect(("127.0.0.1", to)).await else {
+                        return;
+                    };
+                    let (client, server) = (client.into_split(), server.into_split());
+                    let pumps = async {
+                        tokio::select! {
+                            () = pump(client.0, server.1) => {}
+                            () = pump(server.0, client.1) => {}
+                        }
+                    };
+                    let freeze = async { frozen.wait_for(|now| *now > born).await.map(drop) };
+                    tokio::pin!(pumps);
+                    tokio::select! {
+                        () = &mut pumps => {}
+                        // The pumps stop, and both connections stay open.
+                        _ = freeze => std::future::pending().await,
+                    }
+                });
+            }
+        };
+        tokio::runtime::Handle::current().spawn(accept);
+        Self {
+            port,
+            generation,
+            connections,
+        }
+    }
+
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    pub fn freeze(&self) {
+        self.generation.send_modify(|generation| *generation += 1);
+    }
+
+    pub fn connections(&self) -> u32 {
+        self.connections.load(std::sync::atomic::Ordering::SeqCst)
+    }
+}
+
+async fn pump(mut from: tokio::net::tcp::OwnedReadHalf, mut to: tokio::net::tcp::OwnedWriteHalf) {
+    let mut buffer = vec![0; 4096];
+    while let Ok(count) = from.read(&mut buffer).await {
+        if count == 0 || to.write_all(&buffer[..count]).await.is_err() {
+            return;
+        }
+    }
+}
