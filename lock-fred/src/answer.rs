@@ -11,13 +11,15 @@ use crate::error;
 /// No text in an answer of a script of ours is longer, in bytes.
 const LONGEST_TEXT: usize = 1024;
 
-/// A server's reply, as far as scripts make use of it.
+/// A server's reply, as far as we make use of it.
 #[derive(Debug)]
 pub(crate) enum Reply {
     Number(i64),
     Text(Vec<u8>),
     List(Vec<Reply>),
-    /// Nothing that a script of ours answers.
+    /// Nothing there. (No script of ours answers that.)
+    Nil,
+    /// Nothing that anybody answers us.
     Other,
 }
 

@@ -1,5 +1,6 @@
 //! Locks on a Redis server: calls to scripts, and their answers back. No retry, no waiting, no policy.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,73 +8,51 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use fred::clients::{Client, Pool};
+use fred::interfaces::ClientLike;
 use futures_util::future::join_all;
 use lock_core::{
-    AcquireRequest, Attempt, BackendError, Busy, Capabilities, Grant, Holder, LockBackend, LockKey,
-    MAX_TOKENS, Owner, Ownership, Renew, RenewRequest, Wakeups,
+    AcquireRequest, Attempt, BackendError, BackendErrorKind, Busy, Capabilities, Grant, Holder,
+    LockBackend, LockKey, MAX_TOKENS, Owner, Ownership, Renew, RenewRequest, Wakeups,
 };
 
 use crate::answer::{Answer, Reply};
-use crate::client::{Given, Target};
+use crate::client::{self, Given, Part, Settings, Target};
 use crate::connection::{Link, Own};
+use crate::error::Failure;
+use crate::native::Native;
+use crate::replicas::{Granted, Replicas};
 use crate::wakeups::{Hub, HubWakeups};
 use crate::{error, keys, scripts};
-
-/// How long making a connection may take, unless the builder says otherwise.
-pub const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// How long an answer may take, unless the builder says otherwise: just below the longest time that lock-core
-/// gives an operation by default (2 s).
-pub const DEFAULT_RESPONSE_TIMEOUT: Duration = Duration::from_millis(1900);
 
 /// How long a fencing counter outlives its last use at least; ten times the ttl if that is longer.
 pub(crate) const COUNTER_KEPT: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Locks on one Redis server. Clones share the connection.
+/// Locks on Redis: one server, a primary that sentinels know, or a cluster. Clones share the connection.
 #[derive(Clone)]
 pub struct FredBackend {
     pub(crate) link: Link,
     hub: Option<Arc<Hub>>,
+    /// Whether the keys are spread over many servers.
+    cluster: bool,
+    resends: bool,
+    /// What is sent instead of scripts.
+    pub(crate) native: Option<Arc<Native>>,
+    /// Who must have a grant before it counts.
+    replicas: Option<Arc<Replicas>>,
     /// Whether the server let us run every command that the scripts need: asked with the first attempt.
     checked: Arc<AtomicBool>,
 }
 
 impl FredBackend {
-    /// Connects to the server that `url` names: `redis://[user:password@]host[:port][/database]`, or
-    /// `redis+unix:///path`.
-    ///
-    /// # Errors
-    ///
-    /// [`Invalid`] for a URL that is none, [`Transient`] if there is no connection within
-    /// [`DEFAULT_CONNECT_TIMEOUT`], and [`Permanent`] if the server refuses the credentials. None of them has the URL in
-    /// its text.
-    ///
-    /// [`Invalid`]: lock_core::BackendErrorKind::Invalid
-    /// [`Transient`]: lock_core::BackendErrorKind::Transient
-    /// [`Permanent`]: lock_core::BackendErrorKind::Permanent
-    ///
-    /// # Cancel safety
-    ///
-    /// Dropping the future leaves nothing behind.
-    pub async fn connect(url: impl AsRef<str>) -> Result<Self, BackendError> {
-        Self::builder(url).connect().await
-    }
-
-    /// As [`connect`](Self::connect), with settings.
-    pub fn builder(url: impl AsRef<str>) -> FredBackendBuilder {
-        FredBackendBuilder {
-            url: url.as_ref().to_owned(),
-            connect_timeout: DEFAULT_CONNECT_TIMEOUT,
-            response_timeout: DEFAULT_RESPONSE_TIMEOUT,
-        }
-    }
-
     /// Uses a client that the application has initialised. Waiters are woken over a connection of our own with the same
     /// settings.
     ///
     /// No request is written twice, whatever the client's own settings say. A client that leaves two calls in a row
     /// without an answer is made to connect again, if it has a reconnect policy: give it one, since without it a lost
     /// connection is the client's end. Other commands that are under way then are treated as that client is told to.
+    ///
+    /// A cluster's client lends its settings only, and all connections are our own: while a slot moves, fred may give one
+    /// request's reply to another.
     #[must_use]
     pub fn from_client(client: Client) -> Self {
         Self::given(std::slice::from_ref(&client))
@@ -86,75 +65,87 @@ impl FredBackend {
     }
 
     fn given(clients: &[Client]) -> Self {
-        let target = clients.first().map(|client| {
-            Target::of_client(client, DEFAULT_CONNECT_TIMEOUT, DEFAULT_RESPONSE_TIMEOUT)
-        });
+        let settings = Settings::default();
+        let link = Link::Given(Given::new(clients, settings.response_timeout));
+        let Some(client) = clients.first() else {
+            return Self::over(link, false);
+        };
+        let target = Target::of_client(client, &settings);
+        if client.is_clustered() {
+            return Self::own(target);
+        }
         Self {
-            link: Link::Given(Given::new(clients, DEFAULT_RESPONSE_TIMEOUT)),
-            hub: target.map(|target| Hub::new(Arc::new(target))),
-            checked: Arc::default(),
+            hub: Some(Hub::new(Arc::new(target))),
+            ..Self::over(link, false)
         }
     }
 
-    fn own(target: Target) -> Self {
+    /// Waits with each grant until `least` replicas have it.
+    pub(crate) fn with_replicas(mut self, least: u16) -> Self {
+        if let (Link::Own(own), 1..) = (&self.link, least) {
+            let another = Own::new(Arc::clone(&own.target));
+            self.replicas = Some(Arc::new(Replicas::new(least, another)));
+        }
+        self
+    }
+
+    /// Sends no scripts.
+    pub(crate) fn with_native_commands(mut self) -> Self {
+        if let Link::Own(own) = &self.link {
+            self.native = Some(Arc::new(Native::new(Arc::clone(own))));
+        }
+        self
+    }
+
+    pub(crate) fn own(target: Target) -> Self {
         let target = Arc::new(target);
-        let hub = Hub::new(Arc::clone(&target));
+        let cluster = target.is_cluster();
+        let hub = target.has_messages().then(|| Hub::new(Arc::clone(&target)));
         Self {
-            link: Link::Own(Own::new(target)),
-            hub: Some(hub),
+            hub,
+            cluster,
+            ..Self::over(
+                Link::Own(Own::new(target)),
+                cluster && client::CLUSTER_RESENDS,
+            )
+        }
+    }
+
+    fn over(link: Link, resends: bool) -> Self {
+        Self {
+            link,
+            hub: None,
+            cluster: false,
+            resends,
+            native: None,
+            replicas: None,
             checked: Arc::default(),
         }
     }
-}
 
-/// Where to connect, and with which timeouts. Made by [`FredBackend::builder`].
-#[derive(Clone)]
-#[must_use = "call connect"]
-pub struct FredBackendBuilder {
-    url: String,
-    connect_timeout: Duration,
-    response_timeout: Duration,
-}
-
-impl FredBackendBuilder {
-    /// How long making a connection may take; default [`DEFAULT_CONNECT_TIMEOUT`].
-    pub const fn with_connect_timeout(mut self, timeout: Duration) -> Self {
-        self.connect_timeout = timeout;
-        self
+    /// The fencing counter of `key`.
+    pub(crate) fn fence(&self, key: &LockKey) -> Result<String, BackendError> {
+        self.place(key)?;
+        keys::fence(key)
     }
 
-    /// How long an answer may take; default [`DEFAULT_RESPONSE_TIMEOUT`]. Keep it below the timeout of an operation.
-    pub const fn with_response_timeout(mut self, timeout: Duration) -> Self {
-        self.response_timeout = timeout;
-        self
+    /// The channel of `key`, and the command that tells it something.
+    pub(crate) fn wake(&self, key: &LockKey) -> Result<(String, &'static str), BackendError> {
+        self.place(key)?;
+        let publish = if self.cluster {
+            scripts::SPUBLISH
+        } else {
+            scripts::PUBLISH
+        };
+        Ok((keys::wake(key)?, publish))
     }
 
-    /// Connects.
-    ///
-    /// # Errors
-    ///
-    /// As [`FredBackend::connect`].
-    ///
-    /// # Cancel safety
-    ///
-    /// Dropping the future leaves nothing behind.
-    pub async fn connect(self) -> Result<FredBackend, BackendError> {
-        let target = Target::of_url(&self.url, self.connect_timeout, self.response_timeout)?;
-        let backend = FredBackend::own(target);
-        if let Link::Own(own) = &backend.link {
-            own.connect().await?;
+    fn place(&self, key: &LockKey) -> Result<(), BackendError> {
+        if self.cluster {
+            keys::shard(key)
+        } else {
+            Ok(())
         }
-        Ok(backend)
-    }
-}
-
-/// The URL may have a password in it and is not printed.
-impl fmt::Debug for FredBackendBuilder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("FredBackendBuilder")
-            .field("connect_timeout", &self.connect_timeout)
-            .field("response_timeout", &self.response_timeout)
-            .finish_non_exhaustive()
     }
 }
 
@@ -171,7 +162,10 @@ impl fmt::Debug for FredBackend {
 impl LockBackend for FredBackend {
     async fn try_acquire<'a>(&self, request: AcquireRequest<'a>) -> Result<Attempt, BackendError> {
         let key = request.key;
-        let fence = keys::fence(key)?;
+        let fence = self.fence(key)?;
+        if let Some(native) = &self.native {
+            return native.try_acquire(&request).await;
+        }
         let ttl = milliseconds(request.ttl);
         let tokens = request.tokens.clamp(1, MAX_TOKENS).to_string();
         let from = request.from.map_or("", Owner::expose);
@@ -191,6 +185,14 @@ impl LockBackend for FredBackend {
             .await?;
         match Answer::of(&reply, &fence)? {
             Answer::Granted(fencing) => {
+                let grant = Granted {
+                    key: key.as_str(),
+                    fence: &fence,
+                    owner: request.owner.expose(),
+                    ttl: request.ttl,
+                    keep: &keep,
+                };
+                self.settle(&request, &grant).await?;
                 if request.from.is_none() {
                     self.checked.store(true, Ordering::Relaxed);
                 }
@@ -207,15 +209,24 @@ impl LockBackend for FredBackend {
         &self,
         renewals: &'a [RenewRequest<'a>],
     ) -> Vec<Result<Ownership, BackendError>> {
-        let chunks = renewals
-            .chunks(scripts::RENEWALS_AT_ONCE)
-            .map(|chunk| self.renew_chunk(chunk));
-        join_all(chunks).await.into_iter().flatten().collect()
+        let batches = self.batches(renewals);
+        let requests = batches.iter().map(|batch| self.renew_batch(batch));
+        let answers = join_all(requests).await;
+        let mut sorted: Vec<_> = renewals.iter().map(|_| Err(error::senseless())).collect();
+        for ((index, _), answer) in batches.iter().flatten().zip(answers.into_iter().flatten()) {
+            if let Some(place) = sorted.get_mut(*index) {
+                *place = answer;
+            }
+        }
+        sorted
     }
 
     async fn release(&self, key: &LockKey, owner: &Owner) -> Result<Ownership, BackendError> {
-        let wake = keys::wake(key)?;
-        let args = [owner.expose(), &wake, scripts::PUBLISH];
+        let (wake, publish) = self.wake(key)?;
+        if let Some(native) = &self.native {
+            return native.release(key.as_str(), owner, (&wake, publish)).await;
+        }
+        let args = [owner.expose(), &wake, publish];
         let reply = self
             .link
             .run(&scripts::RELEASE, &[key.as_str()], &args)
@@ -224,7 +235,10 @@ impl LockBackend for FredBackend {
     }
 
     async fn inspect(&self, key: &LockKey) -> Result<Option<Holder>, BackendError> {
-        let fence = keys::fence(key)?;
+        let fence = self.fence(key)?;
+        if let Some(native) = &self.native {
+            return native.inspect(key.as_str()).await;
+        }
         let reply = self
             .link
             .run(&scripts::INSPECT, &[key.as_str(), &fence], &[])
@@ -238,10 +252,11 @@ impl LockBackend for FredBackend {
 
     fn capabilities(&self) -> Capabilities {
         Capabilities::new()
-            .with_fencing(true)
+            .with_fencing(self.native.is_none())
             .with_wakeups(self.hub.is_some())
             .with_hand_over(true)
-            .with_any_ttl(true)
+            .with_any_ttl(self.native.is_none())
+            .with_resends(self.resends)
     }
 
     fn wakeups(&self) -> Option<Arc<dyn Wakeups>> {
@@ -252,19 +267,99 @@ impl LockBackend for FredBackend {
 }
 
 impl FredBackend {
-    async fn renew_chunk(
+    /// Waits until enough replicas have a grant, and gives it back if they do not get it.
+    async fn settle(
         &self,
-        chunk: &[RenewRequest<'_>],
+        request: &AcquireRequest<'_>,
+        grant: &Granted<'_>,
+    ) -> Result<(), BackendError> {
+        let Some(replicas) = &self.replicas else {
+            return Ok(());
+        };
+        let Err(error) = replicas.settle(grant).await else {
+            return Ok(());
+        };
+        match self.release(request.key, request.owner).await {
+            // Whatever is not known of the waiting, the grant is gone now.
+            Ok(_) if error.kind() == BackendErrorKind::Unknown => {
+                Err(BackendError::transient(format!("{error}; given back")).with_source(error))
+            }
+            Ok(_) => Err(error),
+            Err(_) => Err(BackendError::unknown(format!(
+                "{error}; not given back yet"
+            ))),
+        }
+    }
+}
+
+/// Renewals for one request, each with its place among all.
+type Batch<'a> = Vec<(usize, &'a RenewRequest<'a>)>;
+
+impl FredBackend {
+    /// Renewals that can go together: in a cluster those of one slot.
+    fn batches<'a>(&self, renewals: &'a [RenewRequest<'a>]) -> Vec<Batch<'a>> {
+        let mut parts: HashMap<Part, Batch<'a>> = HashMap::new();
+        for renewal in renewals.iter().enumerate() {
+            let part = if self.cluster {
+                client::slot_of(renewal.1.key.as_str())
+            } else {
+                Part::All
+            };
+            parts.entry(part).or_default().push(renewal);
+        }
+        let chunks = parts
+            .values()
+            .flat_map(|part| part.chunks(scripts::RENEWALS_AT_ONCE));
+        chunks.map(<[_]>::to_vec).collect()
+    }
+
+    async fn renew_batch(
+        &self,
+        batch: &[(usize, &RenewRequest<'_>)],
     ) -> Vec<Result<Ownership, BackendError>> {
-        let keys: Vec<_> = chunk.iter().map(|renewal| renewal.key.as_str()).collect();
-        let ttls: Vec<_> = chunk
+        if let Some(native) = &self.native {
+            return native.renew(batch).await;
+        }
+        match self.renew_together(batch).await {
+            // Their slot is on the move, and some are here and some there.
+            Ok(Err(failure)) if failure.is_split() && batch.len() > 1 => {
+                let mut answers = Vec::with_capacity(batch.len());
+                // One after the other: beside each other they would be led astray, see `client/cluster.rs`.
+                for one in batch.chunks(1) {
+                    answers.extend(match self.renew_together(one).await {
+                        Ok(Ok(answers)) => answers,
+                        Ok(Err(failure)) => vec![Err(error::not_answered(failure))],
+                        Err(error) => vec![Err(error)],
+                    });
+                }
+                answers
+            }
+            Ok(Ok(answers)) => answers,
+            Ok(Err(failure)) => {
+                let error = error::not_answered(failure);
+                batch.iter().map(|_| Err(error.clone())).collect()
+            }
+            Err(error) => batch.iter().map(|_| Err(error.clone())).collect(),
+        }
+    }
+
+    /// One request. The outer error: there was no connection.
+    async fn renew_together(
+        &self,
+        batch: &[(usize, &RenewRequest<'_>)],
+    ) -> Result<Result<Vec<Result<Ownership, BackendError>>, Failure>, BackendError> {
+        let keys: Vec<_> = batch
             .iter()
-            .map(|renewal| milliseconds(renewal.ttl))
+            .map(|(_, renewal)| renewal.key.as_str())
             .collect();
-        let args: Vec<_> = chunk
+        let ttls: Vec<_> = batch
+            .iter()
+            .map(|(_, renewal)| milliseconds(renewal.ttl))
+            .collect();
+        let args: Vec<_> = batch
             .iter()
             .zip(&ttls)
-            .flat_map(|(renewal, ttl)| {
+            .flat_map(|((_, renewal), ttl)| {
                 let exactly = if renewal.how == Renew::Exactly {
                     "1"
                 } else {
@@ -273,14 +368,14 @@ impl FredBackend {
                 [renewal.owner.expose(), ttl.as_str(), exactly]
             })
             .collect();
-        match self.link.run(&scripts::RENEW, &keys, &args).await {
-            Ok(Reply::List(replies)) if replies.len() == chunk.len() => replies
+        let reply = self.link.try_run(&scripts::RENEW, &keys, &args).await?;
+        Ok(reply.map(|reply| match reply {
+            Reply::List(replies) if replies.len() == batch.len() => replies
                 .iter()
                 .map(|reply| Answer::of(reply, "")?.ownership())
                 .collect(),
-            Ok(_) => chunk.iter().map(|_| Err(error::senseless())).collect(),
-            Err(error) => chunk.iter().map(|_| Err(error.clone())).collect(),
-        }
+            _ => batch.iter().map(|_| Err(error::senseless())).collect(),
+        }))
     }
 }
 

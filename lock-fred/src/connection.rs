@@ -2,7 +2,8 @@
 //!
 //! Here and in `subscription.rs` alone tasks are spawned and timers made.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use arc_swap::ArcSwapOption;
@@ -11,14 +12,15 @@ use tokio::runtime::{Handle, Id};
 use tokio::sync::watch;
 
 use crate::answer::Reply;
-use crate::client::{Connection, Given, Target};
+use crate::client::{Connection, Given, Part, Target};
 use crate::error::{self, Failure};
 use crate::scripts::Script;
 
-/// So many calls in a row without an answer, and the connection counts as dead. A lock whose renewals fall on a silent
+/// So many calls in a row without an answer, and the connection counts as dead. (In a cluster: calls about one slot, for each
+/// node may fall silent by itself.) A lock whose renewals fall on a silent
 /// connection must be renewed over another one before its deadline: with the default options, where an answer is given
 /// up after a fifth of the ttl, the third renewal comes in time for that and the fourth does not.
-const PATIENCE: u32 = 2;
+const UNANSWERED: u32 = 2;
 
 /// A script to run, as the server is told: `EVALSHA` and a digest, or `EVAL` and a source.
 pub(crate) struct Request<'a> {
@@ -45,6 +47,17 @@ impl Link {
         keys: &[&str],
         args: &[&str],
     ) -> Result<Reply, BackendError> {
+        let reply = self.try_run(script, keys, args).await?;
+        reply.map_err(error::not_answered)
+    }
+
+    /// The same, for callers who can do something about a failure. The outer error: there was no connection.
+    pub(crate) async fn try_run(
+        &self,
+        script: &Script,
+        keys: &[&str],
+        args: &[&str],
+    ) -> Result<Result<Reply, Failure>, BackendError> {
         let line = match self {
             Self::Given(given) => Line::Given(given),
             Self::Own(own) => Line::Own(own, own.live().await?),
@@ -61,7 +74,7 @@ impl Link {
             request.script = script.source;
             reply = line.send(&request).await;
         }
-        reply.map_err(error::not_answered)
+        Ok(reply)
     }
 }
 
@@ -91,9 +104,37 @@ pub(crate) struct Own {
 }
 
 /// A connection and how many calls in a row it has not answered.
-struct Live {
-    connection: Connection,
-    unanswered: AtomicU32,
+pub(crate) struct Live {
+    pub(crate) connection: Connection,
+    unanswered: Mutex<HashMap<Part, u32>>,
+    /// Whether there are any: the common path does not lock.
+    in_doubt: AtomicBool,
+}
+
+impl Live {
+    fn answered(&self, part: Part) {
+        if self.in_doubt.load(Ordering::Relaxed) {
+            let mut unanswered = self.unanswered();
+            unanswered.remove(&part);
+            self.in_doubt
+                .store(!unanswered.is_empty(), Ordering::Relaxed);
+        }
+    }
+
+    /// Whether that was one too many.
+    fn not_answered(&self, part: Part) -> bool {
+        let mut unanswered = self.unanswered();
+        let count = unanswered.entry(part).or_default();
+        *count = count.saturating_add(1);
+        self.in_doubt.store(true, Ordering::Relaxed);
+        *count >= UNANSWERED
+    }
+
+    fn unanswered(&self) -> MutexGuard<'_, HashMap<Part, u32>> {
+        self.unanswered
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// A connection that is being made by a task, on which many calls may wait.
@@ -118,7 +159,7 @@ impl Own {
     }
 
     /// The connection; a new one if there is none. Nothing was sent for the caller if this fails.
-    async fn live(self: &Arc<Self>) -> Result<Arc<Live>, BackendError> {
+    pub(crate) async fn live(self: &Arc<Self>) -> Result<Arc<Live>, BackendError> {
         if let Some(live) = self.current.load_full() {
             return Ok(live);
         }
@@ -184,7 +225,8 @@ impl Own {
         let connection = self.target.connect(on_disconnect).await?;
         let live = Arc::new(Live {
             connection,
-            unanswered: AtomicU32::new(0),
+            unanswered: Mutex::default(),
+            in_doubt: AtomicBool::new(false),
         });
         let _ = cell.set(Arc::downgrade(&live));
         self.current.store(Some(Arc::clone(&live)));
@@ -192,15 +234,59 @@ impl Own {
     }
 
     /// Sends over `live` and learns from the outcome what it is worth.
-    async fn send(&self, live: &Arc<Live>, request: &Request<'_>) -> Result<Reply, Failure> {
-        let unanswered = Unanswered::new(&live.unanswered, || self.discard(live));
-        let result = live.connection.send(request).await;
-        match &result {
-            Err(failure) if failure.ends_connection() => self.discard(live),
-            Err(failure) if !failure.is_answer() => return result,
+    pub(crate) async fn send(
+        &self,
+        live: &Arc<Live>,
+        request: &Request<'_>,
+    ) -> Result<Reply, Failure> {
+        let key = request.keys.first().copied();
+        let cluster = live.connection.is_cluster();
+        self.watch(live, key, live.connection.send(request), |reply| {
             // Replies carry no number: one that is not ours may be followed by others' all along.
-            Ok(reply) if !reply.is_of_a_script() => self.discard(live),
-            Ok(reply) if error::answers_read_only(reply) => self.discard(live),
+            !reply.is_of_a_script() || (!cluster && error::answers_read_only(reply))
+        })
+        .await
+    }
+
+    /// Sends commands about keys of the slot of `key`, one directly behind the other. The outer error: what became of them is
+    /// not known, or there was no connection.
+    pub(crate) async fn send_all(
+        self: &Arc<Self>,
+        key: &str,
+        commands: &[Vec<&str>],
+    ) -> Result<Vec<Result<Reply, Failure>>, BackendError> {
+        let live = self.live().await?;
+        let cluster = live.connection.is_cluster();
+        let sent = live.connection.send_all(key, commands);
+        self.watch(&live, Some(key), sent, |replies| {
+            let ends = |failure: &Failure| failure.ends_connection(cluster);
+            replies.len() != commands.len()
+                || replies.iter().any(|reply| reply.as_ref().is_err_and(ends))
+        })
+        .await
+        .map_err(error::not_answered)
+    }
+
+    /// Waits for what is sent over `live` and learns from the outcome what that is worth. `is_bad`: of replies after which
+    /// another connection is needed.
+    async fn watch<T>(
+        &self,
+        live: &Arc<Live>,
+        key: Option<&str>,
+        sent: impl Future<Output = Result<T, Failure>>,
+        is_bad: impl Fn(&T) -> bool,
+    ) -> Result<T, Failure> {
+        let unanswered = Unanswered {
+            own: self,
+            live,
+            part: live.connection.part_of(key),
+        };
+        let result = sent.await;
+        let cluster = live.connection.is_cluster();
+        match &result {
+            Err(failure) if failure.ends_connection(cluster) => self.discard(live),
+            Err(failure) if failure.is_silence(cluster) => return result,
+            Ok(reply) if is_bad(reply) => self.discard(live),
             _ => {}
         }
         unanswered.answered();
@@ -214,28 +300,23 @@ impl Own {
 }
 
 /// A call without an answer, as long as nothing else is known of it. Also one that its caller gave up.
-pub(crate) struct Unanswered<'a, F: Fn()> {
-    in_a_row: &'a AtomicU32,
-    /// What to do when there are too many in a row.
-    give_up: F,
+struct Unanswered<'a> {
+    own: &'a Own,
+    live: &'a Arc<Live>,
+    part: Part,
 }
 
-impl<'a, F: Fn()> Unanswered<'a, F> {
-    pub(crate) const fn new(in_a_row: &'a AtomicU32, give_up: F) -> Self {
-        Self { in_a_row, give_up }
-    }
-
-    pub(crate) fn answered(self) {
-        self.in_a_row.store(0, Ordering::Relaxed);
+impl Unanswered<'_> {
+    fn answered(self) {
+        self.live.answered(self.part);
         std::mem::forget(self);
     }
 }
 
-impl<F: Fn()> Drop for Unanswered<'_, F> {
+impl Drop for Unanswered<'_> {
     fn drop(&mut self) {
-        let before = self.in_a_row.fetch_add(1, Ordering::Relaxed);
-        if before.saturating_add(1) >= PATIENCE {
-            (self.give_up)();
+        if self.live.not_answered(self.part) {
+            self.own.discard(self.live);
         }
     }
 }

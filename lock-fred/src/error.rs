@@ -59,37 +59,82 @@ impl Failure {
         self.cause
     }
 
-    /// Whether the server said this, so that the connection works.
+    /// What the server said, so that the connection works.
+    pub(crate) fn answer(&self) -> Option<&str> {
+        (self.cause == Cause::Answer).then_some(&*self.text)
+    }
+
+    /// Whether the server said this.
     pub(crate) fn is_answer(&self) -> bool {
-        self.cause == Cause::Answer
+        self.answer().is_some()
+    }
+
+    fn has_code(&self, wanted: &str) -> bool {
+        self.answer().is_some_and(|text| code(text) == wanted)
     }
 
     /// Whether the server does not know the script (yet, or any more). It then did nothing.
     pub(crate) fn is_no_script(&self) -> bool {
-        self.is_answer() && code(&self.text) == "NOSCRIPT"
+        self.has_code("NOSCRIPT")
     }
 
-    /// Whether the server is a read-only replica, so that the address may lead to another server by now.
+    /// Whether the keys of the request are in two places right now, because their slot is on the move.
+    pub(crate) fn is_split(&self) -> bool {
+        self.has_code("TRYAGAIN")
+    }
+
+    /// Whether the server has no such command.
+    pub(crate) fn lacks_command(&self) -> bool {
+        self.answer().is_some_and(lacks_command)
+    }
+
+    /// Whether the key holds something else than the command is for.
+    pub(crate) fn is_about_type(&self) -> bool {
+        self.has_code("WRONGTYPE")
+    }
+
+    /// Whether the server is a read-only replica.
     pub(crate) fn is_read_only(&self) -> bool {
-        self.is_answer() && code(&self.text) == "READONLY"
+        self.has_code("READONLY")
     }
 
-    /// Whether another connection is needed.
-    pub(crate) fn ends_connection(&self) -> bool {
+    /// Whether another connection is needed: this one broke, or leads to a read-only replica, so that the address may
+    /// lead to another server by now. One to a cluster leads to many servers, and the client looks after each of them.
+    pub(crate) fn ends_connection(&self, cluster: bool) -> bool {
         match self.cause {
-            Cause::Answer => self.is_read_only(),
-            Cause::Credentials | Cause::NotSent | Cause::Broken => true,
+            Cause::Answer => !cluster && self.is_read_only(),
+            Cause::Credentials => true,
+            Cause::NotSent | Cause::Broken => !cluster,
             Cause::Settings | Cause::Late | Cause::Odd => false,
         }
     }
 
+    /// Whether it may mean that the other end is not there any more, although the connection says nothing of that.
+    pub(crate) fn is_silence(&self, cluster: bool) -> bool {
+        match self.cause {
+            Cause::Answer => false,
+            Cause::NotSent => !cluster,
+            _ => true,
+        }
+    }
+
+    /// Whether it would be the same at the next attempt.
+    pub(crate) fn is_lasting(&self) -> bool {
+        self.is_about_credentials()
+            || match self.cause {
+                Cause::Answer => not_applied(&self.text) == BackendErrorKind::Permanent,
+                Cause::Settings => true,
+                _ => false,
+            }
+    }
+
     /// Whether the server refused RESP3 and may speak RESP2.
     pub(crate) fn is_about_protocol(&self) -> bool {
-        self.is_answer() && ["NOPROTO", "ERR"].contains(&code(&self.text))
+        self.has_code("NOPROTO") || self.has_code("ERR")
     }
 
     fn is_about_credentials(&self) -> bool {
-        self.cause == Cause::Credentials || (self.is_answer() && is_about_credentials(&self.text))
+        self.cause == Cause::Credentials || self.answer().is_some_and(is_about_credentials)
     }
 
     fn behind(self, what: BackendError) -> BackendError {
@@ -414,7 +459,7 @@ mod tests {
             (Failure::new(Cause::Broken, ""), true),
             (Failure::new(Cause::Late, ""), false),
         ] {
-            assert_eq!(failure.ends_connection(), ends, "{failure:?}");
+            assert_eq!(failure.ends_connection(false), ends, "{failure:?}");
         }
     }
 

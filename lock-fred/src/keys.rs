@@ -12,8 +12,20 @@ pub(crate) fn wake(key: &LockKey) -> Result<String, BackendError> {
     beside(key, "wake")
 }
 
+/// Refuses a key beside which no name lies in the same slot of a cluster. A single server does not mind.
+pub(crate) fn shard(key: &LockKey) -> Result<(), BackendError> {
+    let full = key.as_str();
+    if full.contains('}') && !has_hash_tag(full) {
+        return Err(BackendError::new(
+            BackendErrorKind::Invalid,
+            "a cluster has no place beside a key that has a `}` but no whole hash tag; leave the brace out, or add a tag",
+        ));
+    }
+    Ok(())
+}
+
 /// A name that starts with the key's prefix, so that an ACL pattern for the prefix admits it, and lies in the
-/// key's cluster slot. (A key that has `}` but no hash tag has no such name; a single server does not mind.)
+/// key's cluster slot unless [`shard`] refuses the key.
 fn beside(key: &LockKey, what: &str) -> Result<String, BackendError> {
     let (prefix, full) = (key.prefix(), key.as_str());
     if prefix.contains('{') && !has_hash_tag(prefix) {
@@ -67,6 +79,17 @@ mod tests {
                     cells[2].starts_with(cells[0]) && cells[3].starts_with(cells[0]),
                     "{row}"
                 );
+                assert_eq!(
+                    shard(&key).is_err(),
+                    cells.get(4) == Some(&"one server"),
+                    "{row}"
+                );
+                #[cfg(feature = "cluster")]
+                for beside in [cells[2], cells[3]] {
+                    let together =
+                        crate::client::slot_of(beside) == crate::client::slot_of(key.as_str());
+                    assert_eq!(together, cells.len() == 4, "{row}");
+                }
             }
             rows += 1;
         }

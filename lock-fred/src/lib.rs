@@ -56,10 +56,34 @@
 //!
 //! # Servers and deployments
 //!
-//! Redis from 6.2 and Valkey from 7.2: a single server, or the primary behind an address that follows a failover.
-//! Replication is asynchronous: a lock that was taken just before a failover may be gone after it, and fencing
-//! tokens are what then keeps writes in order. RESP3 is used where the server has it, RESP2 else.
-//! Redis Cluster and Sentinel are not served yet.
+//! Redis from 6.2 and Valkey from 7.2; messages between servers of a cluster need Redis 7. RESP3 is used where the server has
+//! it, RESP2 else (choose with `?protocol=resp2`).
+//!
+//! | Deployment | Constructor | Feature |
+//! |---|---|---|
+//! | one server, or the primary behind an address that follows a failover | [`FredBackend::connect`] | |
+//! | the primary that sentinels know | [`FredBackend::sentinel`] | |
+//! | a cluster | `FredBackend::cluster` | `cluster` |
+//! | any of them over TLS: `rediss://`, own authorities by `with_certificates` | | `tls` |
+//!
+//! **Replication is asynchronous**: a lock that was taken just before a failover may be gone after it, and fencing tokens are
+//! what then keeps writes in order.
+//!
+//! **Sentinel.** Whoever makes a connection asks the sentinels first, and again while there is no primary. A connection to a
+//! server that became a replica is left with its first refusal.
+//!
+//! **Cluster.** A lock, its counter and its channel lie in one slot. A key with a `}` but no whole hash tag has no such
+//! place and is [invalid], before anything is written. While a slot moves, locks of it are renewed and released; one that
+//! is free may answer a transient error until the move ends. Renewals go out by slot. The client sends a request again by itself
+//! when it is led elsewhere or a connection breaks ([`resends`]), which is harmless, because a script that meets its own entry
+//! touches nothing. Over RESP2 waiters are not woken. A node that is silent is looked for again and again, and calls to other
+//! nodes may meanwhile wait for a fifth of the connect timeout.
+//!
+//! **TLS** is rustls with the system's authorities. Which crate does the cryptography is your program's choice: depend on
+//! `rustls` with the feature `ring` or `aws_lc_rs`, or install a provider before you connect.
+//!
+//! [invalid]: lock_core::BackendErrorKind::Invalid
+//! [`resends`]: lock_core::Capabilities::resends
 //!
 //! The server must not evict locks: use `maxmemory-policy noeviction` or a `volatile-` policy with room to spare.
 //!
@@ -76,14 +100,26 @@
 //! Give the prefix as the prefix of the keys: the counter and the channel of a key that only looks as if it had one
 //! do not start with it. What is missing is named by the first attempt. Without the last line, or without the channels, waiters look at the lock from time to time instead of being
 //! woken. A database other than 0 needs `+select`.
-//! fred asks each connection for `CLIENT ID` and `INFO server` and goes on when refused; `+client|id +info` keeps that
-//! out of the server's ACL log.
+//!
+//! Behind Sentinel add `+role`, so that a replica is known by more than its refusals. On a cluster it is, in place of the
+//! last line:
+//!
+//! ```text
+//!     +spublish +ssubscribe +sunsubscribe +ping +cluster|slots +asking
+//! ```
+//!
+//! There redis-rs also tells the server its name; from Redis 7.2 on, `+client|setinfo` keeps that out of the `ACL LOG`.
+//!
+//! With [`with_replicas`] add `+wait`. With [`with_native_commands`] the second line is
+//! `+set +delifeq +type +getrange +pttl` (on Redis `+delex` in place of `+delifeq`).
+//!
+//! [`with_replicas`]: FredBackendBuilder::with_replicas
+//! [`with_native_commands`]: FredBackendBuilder::with_native_commands
 //!
 //! # Failures
 //!
-//! Each call sends its request once: fred's own replay of requests, when a connection breaks, is off for ours, also on
-//! clients that [you made](FredBackend::from_client). A request that was refused, or could not be sent because there
-//! was no connection, is known not to be applied; one without an answer is [unknown]. A broken connection is made anew by
+//! Each call sends its request once. A request that was refused, or could not be sent because there was no
+//! connection, is known not to be applied; one without an answer is [unknown]. A broken connection is made anew by
 //! the next call. One that is open but silent is given up after two calls in a row without an answer, and one on which
 //! something comes that no script of ours answers, at once.
 //!
@@ -92,23 +128,26 @@
 //! # Map
 //!
 //! `backend.rs` translates calls to scripts, `answer.rs` their answers back, `scripts.rs` and `lua/` are the steps at
-//! the server, `keys.rs` the names, `error.rs` decides what a failure means, `client.rs` speaks to fred,
-//! `connection.rs` keeps the connection, `wakeups.rs` and `subscription.rs` wake waiters, `force.rs` is for operators.
+//! the server, `keys.rs` the names, `error.rs` decides what a failure means, `client/` speaks to fred, `builder.rs` says
+//! where to connect, `connection.rs` keeps the connection, `wakeups.rs` and `subscription.rs` wake waiters, `replicas.rs` waits for
+//! replicas, `native.rs` does without scripts, `force.rs` is for operators.
 
 mod answer;
 mod backend;
+mod builder;
 mod client;
 mod connection;
 mod error;
 mod force;
 mod keys;
+mod native;
 pub mod prefix;
+mod replicas;
 mod scripts;
 mod subscription;
 mod wakeups;
 
-pub use backend::{
-    DEFAULT_CONNECT_TIMEOUT, DEFAULT_RESPONSE_TIMEOUT, FredBackend, FredBackendBuilder,
-};
+pub use backend::FredBackend;
+pub use builder::{DEFAULT_CONNECT_TIMEOUT, DEFAULT_RESPONSE_TIMEOUT, FredBackendBuilder};
 pub use fred;
 pub use lock_core;

@@ -40,6 +40,10 @@ script!(
     RELEASE, "lua/release.lua"
 );
 script!(
+    /// KEYS: lock, fencing counter. ARGV: owner, how long the counter is kept (ms).
+    SETTLE, "lua/settle.lua"
+);
+script!(
     /// KEYS: lock, fencing counter.
     INSPECT, "lua/inspect.lua"
 );
@@ -54,3 +58,6 @@ pub(crate) const RENEWALS_AT_ONCE: usize = 200;
 
 /// The command that wakes waiters, on a single server and behind Sentinel.
 pub(crate) const PUBLISH: &str = "PUBLISH";
+
+/// The same in a cluster, where it stays with the servers of the slot.
+pub(crate) const SPUBLISH: &str = "SPUBLISH";

@@ -14,7 +14,7 @@ use tokio::sync::mpsc::{self, UnboundedReceiver};
 use tokio::sync::oneshot;
 use tokio::time::MissedTickBehavior;
 
-use crate::client::{Messages, Subscriber, Target};
+use crate::client::{Event, Messages, Subscriber, Target};
 use crate::error::{self, Failure};
 use crate::wakeups::Hub;
 
@@ -150,7 +150,7 @@ struct Session<'a> {
 }
 
 /// The connection is broken or silent.
-pub(crate) struct Disconnected;
+struct Disconnected;
 
 impl Session<'_> {
     /// Listens until the connection ends (`Continue`: make another) or nobody needs it (`Break`).
@@ -192,12 +192,12 @@ impl Session<'_> {
         let mut commands = Vec::new();
         loop {
             tokio::select! {
-                channel = messages.next() => {
-                    let channel = channel?;
+                event = messages.next() => {
                     let Some(hub) = self.task.hub.upgrade() else { return Ok(Break(())) };
-                    match channel {
-                        Some(channel) => hub.wake(&channel),
-                        None => hub.wake_all(),
+                    match event.ok_or(Disconnected)? {
+                        Event::Message(channel) => hub.wake(&channel),
+                        Event::Ended(channel) => self.restore(&hub, channel).await?,
+                        Event::Missed => hub.wake_all(),
                     }
                 }
                 count = self.task.commands.recv_many(&mut commands, CHANNELS_AT_ONCE) => {
@@ -213,7 +213,7 @@ impl Session<'_> {
                         return Ok(Break(()));
                     }
                     idle = self.active.is_empty();
-                    answer(self.subscriber.ping().await)?.ok();
+                    self.subscriber.ping().await.map_err(lost)?;
                 }
             }
         }
@@ -243,8 +243,20 @@ impl Session<'_> {
             self.subscribe(wanted).await?;
         }
         if !unwanted.is_empty() {
-            answer(self.subscriber.unsubscribe(unwanted).await)?.ok();
+            self.subscriber.unsubscribe(&unwanted).await.map_err(lost)?;
         }
+        Ok(())
+    }
+
+    /// The server has ended a subscription by itself. If we did not ask for that, it is to be had elsewhere.
+    async fn restore(&mut self, hub: &Hub, channel: String) -> Result<(), Disconnected> {
+        if !self.active.remove(&channel) || !hub.is_wanted(&channel) {
+            return Ok(());
+        }
+        self.subscribe(HashMap::from([(channel.clone(), Vec::new())]))
+            .await?;
+        // What was published meanwhile is lost.
+        hub.wake(&channel);
         Ok(())
     }
 
@@ -254,30 +266,20 @@ impl Session<'_> {
         mut wanted: HashMap<String, Vec<oneshot::Sender<Result<(), BackendError>>>>,
     ) -> Result<(), Disconnected> {
         let channels: Vec<String> = wanted.keys().cloned().collect();
-        let together = answer(self.subscriber.subscribe(channels.clone()).await)?;
-        for channel in &channels {
-            // One that is refused must not keep the others from being subscribed to.
-            let result = match &together {
-                Err(_) if channels.len() > 1 => {
-                    answer(self.subscriber.subscribe(vec![channel.clone()]).await)?
-                }
-                _ => together.clone(),
-            };
-            if result.is_ok() {
-                self.active.insert(channel.clone());
-            }
-            for answer in wanted.remove(channel).into_iter().flatten() {
+        let results = self.subscriber.subscribe(&channels).await.map_err(lost)?;
+        for (channel, result) in channels.into_iter().zip(results) {
+            let result = result.map_err(error::not_answered);
+            for answer in wanted.remove(&channel).into_iter().flatten() {
                 drop(answer.send(result.clone()));
+            }
+            if result.is_ok() {
+                self.active.insert(channel);
             }
         }
         Ok(())
     }
 }
 
-/// The server's answer, be it a refusal.
-fn answer(result: Result<(), Failure>) -> Result<Result<(), BackendError>, Disconnected> {
-    match result {
-        Err(failure) if !failure.is_answer() => Err(Disconnected),
-        result => Ok(result.map_err(error::not_answered)),
-    }
+fn lost(_: Failure) -> Disconnected {
+    Disconnected
 }

@@ -120,6 +120,9 @@ impl Wakeups for HubWakeups {
         key: &LockKey,
         _place: Option<&Place>,
     ) -> Result<Box<dyn Wakeup>, BackendError> {
+        if self.0.target.is_cluster() {
+            keys::shard(key)?;
+        }
         let waiter = Waiter::join(&self.0, keys::wake(key)?);
         subscription::confirm(&self.0, &waiter.channel).await?;
         // The caller looks at the lock after this, so that what woke it until now need not wake it again.

@@ -236,3 +236,56 @@ async fn a_client_is_printed_without_its_settings() {
     let shown = format!("{backend:?} {:?}", backend.wakeups());
     assert!(!shown.contains("very-secret"), "{shown}");
 }
+
+#[cfg(feature = "tls")]
+#[tokio::test]
+async fn a_client_made_elsewhere_brings_its_own_certificates() {
+    use lock_testkit::server::{Authority, RedisOptions};
+
+    choose_provider();
+    let authority = Authority::new();
+    let server = RedisOptions::new().with_tls(authority.localhost()).start();
+    let port = server.port();
+    let mut config = Config::from_url(&format!("redis://localhost:{port}")).unwrap();
+    config.tls = Some(trusting(&authority).into());
+    let client = Builder::from_config(config).build().unwrap();
+    client.init().await.unwrap();
+    let backend = Backend::from_client(client);
+    round_trip(&backend).await;
+    let wakeups = backend.wakeups().unwrap();
+    soon("a subscription", wakeups.subscribe(&key("k"), None))
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn a_clusters_client_lends_its_settings() {
+    let cluster = lock_testkit::server::RedisCluster::start();
+    let url = cluster.nodes[0]
+        .url()
+        .replace("redis://", "redis-cluster://");
+    let client = client(&url).await;
+    let connections = cluster.nodes[0]
+        .cli(&["CLIENT", "LIST"])
+        .text()
+        .lines()
+        .count();
+    let backend = Backend::from_client(client);
+    assert!(!backend.capabilities().resends);
+    for name in ["a", "b", "c", "d"] {
+        let (key, mine) = (key(name), owner());
+        let wakeups = backend.wakeups();
+        take(&backend, &key, &mine).await;
+        if let Some(wakeups) = wakeups {
+            let mut wakeup = wakeups.subscribe(&key, None).await.unwrap();
+            backend.release(&key, &mine).await.unwrap();
+            soon("a wake-up", wakeup.notified()).await;
+        }
+    }
+    let now = cluster.nodes[0]
+        .cli(&["CLIENT", "LIST"])
+        .text()
+        .lines()
+        .count();
+    assert!(now > connections, "the calls went over the client");
+}

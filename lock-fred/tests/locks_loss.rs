@@ -114,16 +114,23 @@ async fn a_lock_that_others_took_is_lost_and_theirs_is_left_alone() {
 async fn who_lost_a_lock_can_take_it_again_while_the_old_guard_lives() {
     let server = RedisServer::start();
     let lock = locks(&server).await.lock("k").with_ttl(800 * MS);
-    let old = lock.try_acquire().await.unwrap();
-    server.cli(&["DEL", "k"]);
-    let new = lock.try_acquire().await.unwrap();
-    assert!(token(&new) > token(&old));
-    assert_eq!(soon("the loss", old.lost()).await, LossReason::Taken);
-    sleep(SECOND).await;
-    drop(old);
-    sleep(3 * SECOND).await;
-    assert!(new.is_held() && exists(&server, "k"));
-    assert_eq!(new.release().await.unwrap(), Released::Released);
+    // In its own process as soon as it knows, and in another at once.
+    let other = locks(&server).await.lock("k").with_ttl(800 * MS);
+    for (next, reason) in [(&lock, LossReason::Absent), (&other, LossReason::Taken)] {
+        let old = lock.try_acquire().await.unwrap();
+        server.cli(&["DEL", "k"]);
+        if reason == LossReason::Absent {
+            assert_eq!(soon("the loss", old.lost()).await, reason);
+        }
+        let new = next.try_acquire().await.unwrap();
+        assert!(token(&new) > token(&old));
+        assert_eq!(soon("the loss", old.lost()).await, reason);
+        sleep(SECOND).await;
+        drop(old);
+        sleep(3 * SECOND).await;
+        assert!(new.is_held() && exists(&server, "k"));
+        assert_eq!(new.release().await.unwrap(), Released::Released);
+    }
 }
 
 /// Waits for the loss, which must come by the deadline that the guard now believes in.

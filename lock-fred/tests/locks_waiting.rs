@@ -12,23 +12,23 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use common::*;
-use lock_core::{
-    DistributedLock, LockError, LockOptions, Locks, Moment, Released, RenewalPolicy, RetryPolicy,
-};
+use lock_core::{LockError, LockOptions, Locks, Moment, Released, RenewalPolicy, RetryPolicy};
 use lock_testkit::server::RedisServer;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-/// `count` waiters on `lock`, once all of them have subscribed.
+/// `count` waiters, each in a line of its own on one client, once all of them have subscribed.
 async fn waiters(
     server: &RedisServer,
-    lock: &DistributedLock,
+    options: &LockOptions,
     count: usize,
 ) -> JoinSet<Result<u64, LockError>> {
+    let backend = Backend::connect(server.url()).await.unwrap();
     server.cli(&["CONFIG", "RESETSTAT"]);
     let mut waiters = JoinSet::new();
     for _ in 0..count {
-        let lock = lock.clone();
+        let lock = Locks::new(backend.clone()).lock("k");
+        let lock = lock.with_options(options.clone());
         waiters.spawn(async move {
             let guard = lock.acquire().await?;
             let token = token(&guard);
@@ -132,11 +132,10 @@ async fn a_counter_that_nothing_else_protects_counts_right() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn waiters_are_woken_although_their_subscription_is_cut_again_and_again() {
     let server = RedisServer::start();
-    let client = locks(&server).await.with_options(by_wakeups());
-    let lock = client.lock("k");
+    let lock = locks(&server).await.lock("k").with_options(by_wakeups());
     for round in 0..4 {
         let guard = lock.try_acquire().await.unwrap();
-        let waiters = waiters(&server, &lock, 10).await;
+        let waiters = waiters(&server, &by_wakeups(), 10).await;
         if round < 3 {
             server.cli(&["CLIENT", "KILL", "TYPE", "pubsub"]);
         }
@@ -151,14 +150,12 @@ async fn waiters_are_woken_although_their_subscription_is_cut_again_and_again() 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn waiters_that_go_away_take_nobody_elses_turn() {
     let server = RedisServer::start();
-    let lock = locks(&server)
-        .await
-        .lock("k")
-        .with_options(by_wakeups().with_ttl(30 * SECOND));
+    let options = by_wakeups().with_ttl(30 * SECOND);
+    let lock = locks(&server).await.lock("k").with_options(options.clone());
     let guard = lock.try_acquire().await.unwrap();
-    let mut dropped = waiters(&server, &lock, 10).await;
-    let impatient = waiters(&server, &lock.clone().with_wait(SECOND), 10).await;
-    let patient = waiters(&server, &lock, 10).await;
+    let mut dropped = waiters(&server, &options, 10).await;
+    let impatient = waiters(&server, &options.clone().with_wait(SECOND), 10).await;
+    let patient = waiters(&server, &options, 10).await;
     dropped.abort_all();
     while dropped.join_next().await.is_some() {}
     for answer in soon_all(impatient).await {

@@ -2,27 +2,29 @@
 #![allow(dead_code, unreachable_pub, reason = "each test file uses a part")]
 #![allow(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 
+mod client;
+pub mod deploy;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use lock_core::{
-    AcquireRequest, Attempt, BackendError, Busy, FencingRange, LockBackend, LockGuard, LockKey,
-    Locks, Owner, Ownership, Renew, RenewRequest,
+    AcquireRequest, Attempt, BackendError, Busy, DistributedLock, FencingRange, LockBackend,
+    LockError, LockGuard, LockKey, Locks, Moment, Owner, Ownership, Released, Renew, RenewRequest,
 };
 use lock_testkit::server::{RedisServer, Reply};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-/// What is tested.
-pub use lock_fred::FredBackend as Backend;
-
-/// Commands that the client sends with each connection, and does without if they are refused.
-const ASKED_WHEN_CONNECTING: [&str; 2] = ["client|id", "info"];
+pub use client::*;
 
 pub const TTL: Duration = Duration::from_secs(30);
+
+/// A ttl that no test lives to see the end of: what is gone before was given back.
+pub const LASTING: Duration = Duration::from_secs(60);
 
 pub const MS: Duration = Duration::from_millis(1);
 
@@ -144,6 +146,42 @@ pub fn calls(server: &RedisServer, command: &str) -> u64 {
         .lines()
         .find_map(|row| row.strip_prefix(&format!("cmdstat_{command}:calls=")));
     row.map_or(0, |row| row.split(',').next().unwrap().parse().unwrap())
+}
+
+pub fn is_unknown(error: &LockError) -> bool {
+    matches!(error, LockError::Unknown { .. })
+}
+
+/// The lock's entry goes long before its ttl does it.
+pub async fn given_back(server: &RedisServer, key: &str) {
+    eventually(&format!("{key} is given back"), async || {
+        !exists(server, key)
+    })
+    .await;
+}
+
+/// Takes the lock, sooner or later, and gives it up: all is as before.
+pub async fn works(lock: &DistributedLock) {
+    let guard = soon("a grant", lock.acquire()).await.unwrap();
+    assert_eq!(guard.release().await.unwrap(), Released::Released);
+}
+
+/// The guard's holder does not believe in more than the server keeps.
+pub fn is_honest(server: &RedisServer, guard: &LockGuard) {
+    let looked = Moment::now();
+    let believed = guard.remaining();
+    let left = pttl(server, guard.key().as_str());
+    // -2: there is nothing.
+    let left = Duration::from_millis(u64::try_from(left).unwrap_or(0));
+    let took = looked.elapsed();
+    assert!(believed <= left + took + MS, "{believed:?} of {left:?}");
+}
+
+/// How many bytes of memory this process uses; 0 where nobody says.
+pub fn resident() -> usize {
+    let pages = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages = pages.split(' ').nth(1).and_then(|pages| pages.parse().ok());
+    pages.map_or(0, |pages: usize| pages * 4096)
 }
 
 /// Waits until `done`, at most ten seconds.

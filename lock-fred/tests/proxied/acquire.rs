@@ -34,7 +34,7 @@ async fn the_time_that_a_reply_took_is_not_believed_in() {
     // After a wait it is the winning attempt that counts: neither the first one nor its reply.
     let other = locks(&server).await.lock("k").try_acquire().await.unwrap();
     let waiting = Handle::current().spawn(async move { lock.acquire().await });
-    let waited = 4 * SECOND;
+    let waited = 3 * SECOND;
     sleep(waited).await;
     let reply = late_reply();
     other.release().await.unwrap();

@@ -26,9 +26,6 @@ use lock_core::{DistributedLock, LockError, LockGuard, LockOptions, Locks, Relea
 use lock_testkit::proxy::{Match, Proxy};
 use lock_testkit::server::RedisServer;
 
-/// A ttl that no test lives to see the end of: what is gone before was given back.
-const LASTING: Duration = Duration::from_secs(60);
-
 /// A server that knows the scripts, so that each call is one request; and locks on it through a proxy.
 async fn set_up() -> (RedisServer, Proxy, Locks) {
     let server = RedisServer::start();
@@ -59,41 +56,12 @@ fn lasting() -> LockOptions {
         .with_op_timeout(SECOND)
 }
 
-fn is_unknown(error: &LockError) -> bool {
-    matches!(error, LockError::Unknown { .. })
-}
-
-/// The lock's entry goes long before its ttl does it.
-async fn given_back(server: &RedisServer, key: &str) {
-    eventually(&format!("{key} is given back"), async || {
-        !exists(server, key)
-    })
-    .await;
-}
-
-/// Takes the lock, sooner or later, and gives it up: all is as before.
-async fn works(lock: &DistributedLock) {
-    let guard = soon("a grant", lock.acquire()).await.unwrap();
-    assert_eq!(guard.release().await.unwrap(), Released::Released);
-}
-
 /// The release of who holds the lock now, and not one that is tried again for an owner before.
 fn release_of_holder(server: &RedisServer, key: &str) -> Match {
     let holder = server.cli(&["GET", key]).text().into_bytes();
     Match::release()
         .key(key)
         .and(move |request| request.contains(&holder))
-}
-
-/// The guard's holder does not believe in more than the server keeps.
-fn is_honest(server: &RedisServer, guard: &LockGuard) {
-    let looked = lock_core::Moment::now();
-    let believed = guard.remaining();
-    let left = pttl(server, guard.key().as_str());
-    // -2: there is nothing.
-    let left = Duration::from_millis(u64::try_from(left).unwrap_or(0));
-    let took = looked.elapsed();
-    assert!(believed <= left + took + MS, "{believed:?} of {left:?}");
 }
 
 #[tokio::test]

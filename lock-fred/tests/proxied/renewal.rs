@@ -106,7 +106,7 @@ async fn an_extension_waits_for_the_renewal_before_it_and_both_count() {
     let renewals = proxy
         .on(Match::renew().key("k"))
         .action(Action::hold_replies(&gate));
-    let ttl = 10 * SECOND;
+    let ttl = 6 * SECOND;
     let guard = locks.lock("k").with_ttl(ttl).try_acquire().await.unwrap();
     renewals.reach(1).await;
     let opens = async {

@@ -116,7 +116,7 @@ async fn a_hundred_waiters_outlast_a_server_that_is_down_without_hammering_it() 
         let lock = client.lock(format!("k{}", n % 10)).with_options(lasting());
         waiting.spawn(async move { lock.acquire().await.unwrap().release().await.unwrap() });
     }
-    sleep(4 * SECOND).await;
+    sleep(3 * SECOND).await;
     assert!(waiting.try_join_next().is_none());
     // Connections are made for all together: one for each round of attempts, which are 10 ms to 1 s apart, at random.
     let most = 100 * (10 + 2 * start.elapsed().as_secs());
