@@ -35,6 +35,9 @@ pub(crate) enum Cause {
     Late,
     /// The connection is of no use any more, perhaps since after the request was sent.
     Broken,
+    /// The client's task that has the connections to a cluster ended, with its runtime.
+    #[allow(dead_code, reason = "not every client has such a task")]
+    Gone,
     /// Anything else.
     Odd,
 }
@@ -103,7 +106,7 @@ impl Failure {
     pub(crate) fn ends_connection(&self, cluster: bool) -> bool {
         match self.cause {
             Cause::Answer => !cluster && self.is_read_only(),
-            Cause::Credentials => true,
+            Cause::Credentials | Cause::Gone => true,
             Cause::NotSent | Cause::Broken => !cluster,
             Cause::Settings | Cause::Late | Cause::Odd => false,
         }

@@ -438,6 +438,25 @@ async fn odd_keys_are_independent_locks() {
 }
 
 #[tokio::test]
+async fn databases_of_one_server_are_independent() {
+    let server = RedisServer::start();
+    let (key, mine, theirs) = (key("k"), owner(), owner());
+    let zero = Backend::connect(server.url()).await.unwrap();
+    let three = format!("{}/3", server.url());
+    for url in [three.clone(), format!("{three}?protocol=resp2")] {
+        let three = Backend::connect(url).await.unwrap();
+        take(&zero, &key, &mine).await;
+        let wakeups = three.wakeups().unwrap();
+        let mut wakeup = wakeups.subscribe(&key, None).await.unwrap();
+        take(&three, &key, &theirs).await;
+        assert_eq!(three.release(&key, &mine).await.unwrap(), Ownership::Taken);
+        assert_eq!(zero.release(&key, &mine).await.unwrap(), Ownership::Held);
+        assert_eq!(three.release(&key, &theirs).await.unwrap(), Ownership::Held);
+        soon("a wake-up", wakeup.notified()).await;
+    }
+}
+
+#[tokio::test]
 async fn an_older_protocol_and_a_unix_socket_serve_too() {
     let server = RedisOptions::new().with_unix_socket().start();
     let resp2 = format!("{}?protocol=resp2", server.url());

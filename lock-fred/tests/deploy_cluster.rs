@@ -15,7 +15,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use common::deploy::{Deployment, On};
 use common::*;
 use lock_core::{Attempt, BackendErrorKind, LockBackend, LockKey, Ownership, Renew, RenewRequest};
-use lock_testkit::server::{RedisCluster, Reply};
+use lock_testkit::proxy::{Action, Match, Proxy};
+use lock_testkit::server::{RedisCluster, RedisServer, Reply};
 
 static CLUSTER: LazyLock<RedisCluster> = LazyLock::new(RedisCluster::start);
 
@@ -318,3 +319,149 @@ async fn wrong_credentials_and_senseless_seeds_are_told_and_not_printed() {
 const CLUSTER_RULES: &str = "resetchannels ~lock:* &lock:* \
     +evalsha +eval +set +get +getrange +type +del +pexpire +pttl +time \
     +spublish +ssubscribe +sunsubscribe +ping +cluster|slots +asking";
+
+/// A cluster whose nodes all think that they are reached through proxies, and say so.
+async fn proxied() -> (RedisCluster, Vec<Proxy>) {
+    let cluster = RedisCluster::start();
+    let mut proxies = Vec::new();
+    for node in &cluster.nodes {
+        let proxy = Proxy::start(node.port()).await;
+        let port = proxy.port().to_string();
+        node.cli(&["CONFIG", "SET", "cluster-announce-port", &port]);
+        proxies.push(proxy);
+    }
+    eventually(
+        "all nodes know where the others say that they are",
+        async || {
+            let knows = |node: &RedisServer| {
+                let nodes = node.cli(&["CLUSTER", "NODES"]).text();
+                proxies
+                    .iter()
+                    .all(|proxy| nodes.contains(&format!(":{}@", proxy.port())))
+            };
+            cluster.nodes.iter().all(knows)
+        },
+    )
+    .await;
+    (cluster, proxies)
+}
+
+#[tokio::test]
+async fn what_the_client_sends_again_after_a_cut_is_granted_once_and_never_busy() {
+    let (cluster, proxies) = proxied().await;
+    let backend = Backend::cluster([proxies[0].url()])
+        .connect()
+        .await
+        .unwrap();
+    let mine = owner();
+    // So that the scripts are known, and what is cut is EVALSHA.
+    let warm = key("{k}:first");
+    take(&backend, &warm, &mine).await;
+    renew(&backend, &warm, &mine, TTL, Renew::AtLeast)
+        .await
+        .unwrap();
+    backend.release(&warm, &mine).await.unwrap();
+    for n in 0..10 {
+        let key = key(&format!("{{k}}:{n}"));
+        let proxy = &proxies[cluster.master_of(cluster.slot_of("{k}"))];
+        let met = proxy
+            .on(Match::command(["EVALSHA"]).key(key.as_str()))
+            .nth(1)
+            .action(Action::cut_after_forwarding());
+        let first = take(&backend, &key, &mine).await;
+        assert!(met.count() >= 2, "it was sent again");
+        // The one grant that stands at the server is the one that was answered.
+        let server = cluster.server_of("{k}");
+        let counter = server.cli(&["GET", &format!("{}:fencelock:tag:fence", key.as_str())]);
+        assert_eq!(counter.text(), first.last().get().to_string());
+        assert_eq!(server.cli(&["GET", key.as_str()]).text(), mine.expose());
+        busy(attempt(&backend, &key, &owner()).await);
+
+        proxy.clear();
+        let met = proxy
+            .on(Match::command(["EVALSHA"]).key(key.as_str()))
+            .nth(1)
+            .action(Action::cut_after_forwarding());
+        assert_eq!(
+            renew(&backend, &key, &mine, TTL, Renew::AtLeast)
+                .await
+                .unwrap(),
+            Ownership::Held
+        );
+        assert!(met.count() >= 2, "it was sent again");
+
+        proxy.clear();
+        let met = proxy
+            .on(Match::command(["EVALSHA"]).key(key.as_str()))
+            .nth(1)
+            .action(Action::cut_after_forwarding());
+        // The first copy freed it, and the second finds nothing.
+        assert_eq!(
+            backend.release(&key, &mine).await.unwrap(),
+            Ownership::Absent
+        );
+        assert!(met.count() >= 2, "it was sent again");
+        assert_eq!(server.cli(&["EXISTS", key.as_str()]).integer(), 0);
+        proxy.clear();
+    }
+}
+
+#[test]
+fn a_backend_outlives_the_runtime_that_it_connected_on() {
+    let runtime = || tokio::runtime::Runtime::new().unwrap();
+    let (first, key, mine) = (runtime(), key("outlives"), owner());
+    let backend = first.block_on(async {
+        let backend = Cluster::client().await;
+        take(&backend, &key, &mine).await;
+        let wakeups = backend.wakeups().unwrap();
+        drop(wakeups.subscribe(&key, None).await.unwrap());
+        backend
+    });
+    drop(first);
+    runtime().block_on(async {
+        // One call finds the connection gone.
+        let renewed = renew(&backend, &key, &mine, TTL, Renew::AtLeast).await;
+        assert!(renewed.is_ok() || renewed.unwrap_err().may_have_been_applied());
+        assert_eq!(
+            renew(&backend, &key, &mine, TTL, Renew::AtLeast)
+                .await
+                .unwrap(),
+            Ownership::Held
+        );
+        let wakeups = backend.wakeups().unwrap();
+        let mut wakeup = wakeups.subscribe(&key, None).await.unwrap();
+        assert_eq!(backend.release(&key, &mine).await.unwrap(), Ownership::Held);
+        soon("a wake-up", wakeup.notified()).await;
+    });
+}
+
+#[tokio::test]
+async fn a_master_that_falls_silent_is_left_for_its_successor() {
+    let cluster = RedisCluster::start_with_replicas();
+    let backend = Backend::cluster(cluster.urls()).connect().await.unwrap();
+    let (key, mine) = (key("k"), owner());
+    let slot = cluster.slot_of("k");
+    let before = cluster.master_of(slot);
+    take(&backend, &key, &mine).await;
+    let wakeups = backend.wakeups().unwrap();
+    let mut wakeup = wakeups.subscribe(&key, None).await.unwrap();
+    eventually("the replica has the lock", async || {
+        cluster.nodes[before + 3].cli(&["DBSIZE"]).integer() == 2
+    })
+    .await;
+    cluster.nodes[before].pause();
+    // Meanwhile the answer is that nobody knows, or that nothing was done.
+    eventually("renewed at the successor", async || {
+        match renew(&backend, &key, &mine, TTL, Renew::AtLeast).await {
+            Ok(answer) => answer == Ownership::Held,
+            Err(error) => {
+                assert_ne!(error.kind(), BackendErrorKind::Permanent, "{error}");
+                false
+            }
+        }
+    })
+    .await;
+    soon("a wake-up, in doubt", wakeup.notified()).await;
+    assert_eq!(backend.release(&key, &mine).await.unwrap(), Ownership::Held);
+    cluster.nodes[before].resume();
+}

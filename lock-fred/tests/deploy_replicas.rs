@@ -139,7 +139,7 @@ async fn a_wait_whose_answer_is_lost_gives_the_grant_back() {
     let pair = RedisReplicas::start(1);
     let builder = Backend::builder(pair.primary.url()).with_replicas(1);
     let backend = builder
-        .with_response_timeout(300 * MS)
+        .with_response_timeout(6 * SECOND)
         .connect()
         .await
         .unwrap();

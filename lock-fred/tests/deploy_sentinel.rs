@@ -91,7 +91,8 @@ async fn a_primary_that_becomes_a_replica_while_it_is_connected_to_is_left() {
     sentinel.wait_for_failover(before);
     // Until the old primary is told, who is connected to it goes on there: the price of replication.
     eventually("the old primary is told", async || {
-        sentinel.servers[before].cli(&["ROLE"]).array()[0].text() == "slave"
+        let role = sentinel.servers[before].try_cli(&["ROLE"]);
+        role.is_ok_and(|role| role.array()[0].text() == "slave")
     })
     .await;
     eventually("released at the new primary", async || {
@@ -183,4 +184,33 @@ async fn a_user_and_a_database_of_the_primary_are_used() {
         shown.contains("fencelock") && !shown.contains("pw"),
         "{shown}"
     );
+}
+
+#[tokio::test]
+async fn a_primary_that_falls_silent_is_left_for_its_successor() {
+    let sentinel = RedisSentinel::start();
+    let backend = Backend::sentinel(sentinel.urls(), RedisSentinel::NAME)
+        .connect()
+        .await
+        .unwrap();
+    let (key, mine) = (key("k"), owner());
+    let before = sentinel.primary_index();
+    take(&backend, &key, &mine).await;
+    eventually("the replica has the lock", async || {
+        exists(&sentinel.servers[1 - before], "k")
+    })
+    .await;
+    sentinel.servers[before].pause();
+    eventually("renewed at the successor", async || {
+        match renew(&backend, &key, &mine, TTL, Renew::AtLeast).await {
+            Ok(answer) => answer == Ownership::Held,
+            Err(error) => {
+                assert_ne!(error.kind(), BackendErrorKind::Permanent, "{error}");
+                false
+            }
+        }
+    })
+    .await;
+    assert_eq!(backend.release(&key, &mine).await.unwrap(), Ownership::Held);
+    sentinel.servers[before].resume();
 }

@@ -88,3 +88,32 @@ async fn certificates_for_a_plain_url_are_a_mistake_that_is_told() {
     assert_eq!(error.kind(), BackendErrorKind::Invalid, "{error}");
     assert!(error.to_string().contains("rediss://"), "{error}");
 }
+
+#[cfg(feature = "cluster")]
+#[tokio::test]
+async fn a_cluster_is_served_over_tls() {
+    use lock_core::{LockBackend, Ownership};
+    use lock_testkit::server::RedisCluster;
+
+    choose_provider();
+    let options = RedisOptions::new().with_tls(AUTHORITY.localhost());
+    let cluster = RedisCluster::with(&options, 3, 0);
+    let builder = Backend::cluster([cluster.nodes[0].url()]);
+    let backend = builder
+        .with_certificates(trusting(&AUTHORITY))
+        .connect()
+        .await
+        .unwrap();
+    for name in ["a", "b", "c", "d", "e", "f"] {
+        let (key, mine) = (key(name), owner());
+        let wakeups = backend.wakeups().unwrap();
+        let mut wakeup = wakeups.subscribe(&key, None).await.unwrap();
+        take(&backend, &key, &mine).await;
+        assert_eq!(backend.release(&key, &mine).await.unwrap(), Ownership::Held);
+        soon("a wake-up", wakeup.notified()).await;
+    }
+    let stranger = Authority::new();
+    let builder = Backend::cluster([cluster.nodes[0].url()]).with_certificates(trusting(&stranger));
+    let error = builder.connect().await.unwrap_err();
+    assert!(error.to_string().contains("certificate"), "{error}");
+}

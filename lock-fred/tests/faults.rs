@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use common::*;
 use lock_core::{BackendErrorKind, LockBackend, Ownership, Renew};
+use lock_testkit::proxy::Proxy;
 use lock_testkit::server::{RedisOptions, RedisServer};
 
 #[tokio::test]
@@ -86,12 +87,12 @@ async fn quick(url: &str) -> Backend {
 #[tokio::test]
 async fn a_silent_connection_is_replaced_after_two_calls_without_an_answer() {
     let server = RedisServer::start();
-    let proxy = Proxy::start(&server).await;
+    let proxy = Proxy::start(server.port()).await;
     let backend = quick(&proxy.url()).await;
     let (key, mine) = (key("k"), owner());
     take(&backend, &key, &mine).await;
     assert_eq!(proxy.connections(), 1);
-    proxy.freeze();
+    proxy.blackhole();
     for _ in 0..2 {
         assert!(
             attempt(&backend, &key, &mine)
@@ -107,11 +108,11 @@ async fn a_silent_connection_is_replaced_after_two_calls_without_an_answer() {
 #[tokio::test]
 async fn calls_that_their_caller_gave_up_count_as_unanswered() {
     let server = RedisServer::start();
-    let proxy = Proxy::start(&server).await;
+    let proxy = Proxy::start(server.port()).await;
     let backend = Backend::connect(proxy.url()).await.unwrap();
     let (key, mine) = (key("k"), owner());
     take(&backend, &key, &mine).await;
-    proxy.freeze();
+    proxy.blackhole();
     for _ in 0..2 {
         let given_up =
             tokio::time::timeout(Duration::from_millis(20), backend.release(&key, &mine)).await;
@@ -207,7 +208,7 @@ fn a_backend_outlives_the_runtimes_that_it_was_used_on() {
 #[tokio::test]
 async fn a_server_that_became_a_replica_is_connected_to_anew() {
     let server = RedisServer::start();
-    let proxy = Proxy::start(&server).await;
+    let proxy = Proxy::start(server.port()).await;
     let backend = Backend::connect(proxy.url()).await.unwrap();
     take(&backend, &key("a"), &owner()).await;
     let before = proxy.connections();

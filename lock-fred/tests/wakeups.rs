@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use common::*;
 use lock_core::{LockBackend, LockKey, Wakeup, Wakeups};
+use lock_testkit::proxy::Proxy;
 use lock_testkit::server::RedisServer;
 
 async fn start() -> (RedisServer, Backend, Arc<dyn Wakeups>) {
@@ -221,7 +222,7 @@ fn waiters_survive_the_runtime_that_their_subscription_ran_on() {
 #[tokio::test]
 async fn a_silent_connection_is_replaced_and_everybody_woken() {
     let server = RedisServer::start();
-    let proxy = Proxy::start(&server).await;
+    let proxy = Proxy::start(server.port()).await;
     let backend = Backend::builder(proxy.url())
         .with_response_timeout(Duration::from_millis(200))
         .connect()
@@ -233,7 +234,7 @@ async fn a_silent_connection_is_replaced_and_everybody_woken() {
         .subscribe(&key("a"), None)
         .await
         .unwrap();
-    proxy.freeze();
+    proxy.blackhole();
     soon("the doubt", wakeup.notified()).await;
     eventually("subscribed again", async || proxy.connections() >= 3).await;
     while !is_quiet(&mut wakeup).await {}

@@ -1,13 +1,14 @@
 //! Sentinels: they are asked who is the primary, each time that a connection is made.
 
 use std::fmt;
+use std::ops::ControlFlow::{self, Break, Continue};
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 
 use super::Server;
-use super::target::{Login, Settings};
+use super::target::{Login, NO_MESSAGES, Settings};
 use crate::answer::Reply;
 use crate::error::{Cause, Failure};
 
@@ -50,8 +51,8 @@ impl Sentinels {
             loop {
                 match self.attempt(messages, &on_disconnect).await {
                     Ok(reached) => return Ok(reached),
-                    Err(failure) if failure.is_lasting() => return Err(failure),
-                    Err(failure) => last = Some(failure),
+                    Err(Break(failure)) => return Err(failure),
+                    Err(Continue(failure)) => last = Some(failure),
                 }
                 tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
                 pause = pause.saturating_mul(2).min(LONGEST_PAUSE);
@@ -65,12 +66,12 @@ impl Sentinels {
     }
 
     /// Asks all sentinels at once, and tries what they name in the order of their answers: one that has not noticed a
-    /// failover yet, or is silent, keeps nobody from the primary.
+    /// failover yet, is silent, or refuses us keeps nobody from the primary. `Break`: it would be the same again.
     async fn attempt(
         &self,
         messages: usize,
         on_disconnect: &(impl Fn() + Clone + Send + 'static),
-    ) -> Result<Server, Failure> {
+    ) -> Result<Server, ControlFlow<Failure, Failure>> {
         let asked = self.sentinels.iter().map(|sentinel| self.ask(sentinel));
         let mut answers: FuturesUnordered<_> = asked.collect();
         let mut tried = Vec::new();
@@ -80,11 +81,11 @@ impl Sentinels {
                 Err(failure) => last = failure,
                 Ok(address) if tried.contains(&address) => {}
                 Ok(address) => {
-                    let patience = self.settings().connect_timeout.mul_f64(0.3);
+                    let patience = self.settings().connect_timeout.mul_f64(0.5);
                     let trial = self.try_at(&address, messages, on_disconnect);
                     match tokio::time::timeout(patience, trial).await {
                         Ok(Ok(reached)) => return Ok(reached),
-                        Ok(Err(failure)) if failure.is_lasting() => return Err(failure),
+                        Ok(Err(failure)) if failure.is_lasting() => return Err(Break(failure)),
                         Ok(Err(failure)) => last = failure,
                         Err(_) => {
                             let text = format!("no answer from {}:{}", address.0, address.1);
@@ -95,20 +96,26 @@ impl Sentinels {
                 }
             }
         }
-        Err(last)
+        Err(Continue(last))
     }
 
     /// Where a sentinel says that the primary is.
     async fn ask(&self, sentinel: &Login) -> Result<(String, u16), Failure> {
-        let connection = sentinel.reach(1, || {}).await?;
-        let question = ["SENTINEL", "GET-MASTER-ADDR-BY-NAME", &self.name];
-        match connection.ask(&question).await? {
-            Reply::Nil => Err(Failure::new(
+        let ask = async {
+            let connection = sentinel.reach(NO_MESSAGES, || {}).await?;
+            let question = ["SENTINEL", "GET-MASTER-ADDR-BY-NAME", &self.name];
+            connection.ask(&question).await
+        };
+        let patience = self.settings().connect_timeout.mul_f64(0.3);
+        match tokio::time::timeout(patience, ask).await {
+            Ok(Ok(Reply::Nil)) => Err(Failure::new(
                 Cause::NotSent,
                 format!("a sentinel knows nobody called {:?}", self.name),
             )),
-            reply => address(&reply)
+            Ok(Ok(reply)) => address(&reply)
                 .ok_or_else(|| Failure::new(Cause::Odd, "an odd answer of a sentinel")),
+            Ok(Err(failure)) => Err(failure),
+            Err(_) => Err(Failure::new(Cause::NotSent, "a sentinel is silent")),
         }
     }
 

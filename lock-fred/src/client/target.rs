@@ -22,7 +22,7 @@ use super::{Connection, Driven, Messages, Server, Subscriber, not_let_in};
 use crate::error::{self, Cause, Failure};
 
 /// How many events a connection keeps where nobody listens to them.
-const NO_MESSAGES: usize = 1;
+pub(super) const NO_MESSAGES: usize = 1;
 
 /// How connections are made.
 #[derive(Clone)]

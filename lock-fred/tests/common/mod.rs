@@ -1,4 +1,4 @@
-//! What several test files need: keys, owners, short forms of requests, a proxy that freezes, and patience.
+//! What several test files need: keys, owners, short forms of requests, and patience.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses a part")]
 #![allow(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 
@@ -15,9 +15,6 @@ use lock_core::{
     LockError, LockGuard, LockKey, Locks, Moment, Owner, Ownership, Released, Renew, RenewRequest,
 };
 use lock_testkit::server::{RedisServer, Reply};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
 
 pub use client::*;
 
@@ -231,75 +228,5 @@ impl Drop for Nuisance {
         self.0.store(true, Ordering::SeqCst);
         let ended = self.1.take().map(JoinHandle::join);
         assert!(std::thread::panicking() || matches!(ended, Some(Ok(()))));
-    }
-}
-
-/// Stands between client and server. Can freeze the connections that exist: they stay open, and nothing passes.
-pub struct Proxy {
-    pub port: u16,
-    generation: watch::Sender<u32>,
-    connections: Arc<std::sync::atomic::AtomicU32>,
-}
-
-impl Proxy {
-    pub async fn start(server: &RedisServer) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let (generation, frozen) = watch::channel(0);
-        let connections = Arc::new(std::sync::atomic::AtomicU32::new(0));
-        let (to, count) = (server.port(), Arc::clone(&connections));
-        let accept = async move {
-            while let Ok((client, _)) = listener.accept().await {
-                count.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
-                let mut frozen = frozen.clone();
-                let born = *frozen.borrow();
-                tokio::runtime::Handle::current().spawn(async move {
-                    let Ok(server) = TcpStream::connect(("127.0.0.1", to)).await else {
-                        return;
-                    };
-                    let (client, server) = (client.into_split(), server.into_split());
-                    let pumps = async {
-                        tokio::select! {
-                            () = pump(client.0, server.1) => {}
-                            () = pump(server.0, client.1) => {}
-                        }
-                    };
-                    let freeze = async { frozen.wait_for(|now| *now > born).await.map(drop) };
-                    tokio::pin!(pumps);
-                    tokio::select! {
-                        () = &mut pumps => {}
-                        // The pumps stop, and both connections stay open.
-                        _ = freeze => std::future::pending().await,
-                    }
-                });
-            }
-        };
-        tokio::runtime::Handle::current().spawn(accept);
-        Self {
-            port,
-            generation,
-            connections,
-        }
-    }
-
-    pub fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}", self.port)
-    }
-
-    pub fn freeze(&self) {
-        self.generation.send_modify(|generation| *generation += 1);
-    }
-
-    pub fn connections(&self) -> u32 {
-        self.connections.load(std::sync::atomic::Ordering::SeqCst)
-    }
-}
-
-async fn pump(mut from: tokio::net::tcp::OwnedReadHalf, mut to: tokio::net::tcp::OwnedWriteHalf) {
-    let mut buffer = vec![0; 4096];
-    while let Ok(count) = from.read(&mut buffer).await {
-        if count == 0 || to.write_all(&buffer[..count]).await.is_err() {
-            return;
-        }
     }
 }

@@ -227,16 +227,18 @@ impl Field {
     }
 }
 
-/// Runs one command's row: its fields side by side.
+/// Runs one command's row: its fields side by side, in both protocols.
 async fn row(command: &str, act: impl AsyncFn(&Field)) {
     let server = Arc::new(RedisServer::start());
     teach(&server).await;
     let there = locks(&server).await;
-    let fields = FAULTS.map(async |fault| {
+    let field = async |protocol: &str, fault: Fault| {
         let proxy = Proxy::start(server.port()).await;
-        let key = format!("{command} {fault:?}").replace(['\r', '\n'], " ");
+        let url = format!("{}?protocol={protocol}", proxy.url());
+        let here = Locks::new(Backend::connect(url).await.unwrap());
+        let key = format!("{command} {protocol} {fault:?}");
         let field = Field {
-            here: through(&proxy).await.lock(&key).with_options(lasting()),
+            here: here.lock(&key).with_options(lasting()),
             there: there.lock(&key).with_options(lasting()),
             gate: Gate::new(),
             server: Arc::clone(&server),
@@ -246,8 +248,11 @@ async fn row(command: &str, act: impl AsyncFn(&Field)) {
         };
         act(&field).await;
         field.goes_on().await;
-    });
-    join_all(fields).await;
+    };
+    tokio::join!(
+        join_all(FAULTS.map(|fault| field("resp2", fault))),
+        join_all(FAULTS.map(|fault| field("resp3", fault)))
+    );
     eventually("nothing is left", async || entries(&server).is_empty()).await;
 }
 

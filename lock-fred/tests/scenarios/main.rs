@@ -59,7 +59,7 @@
 //! | F28 | `proxied::replies::odd_replies_are_of_unknown_outcome_and_no_grants`, `proxied::replies::a_connection_on_which_something_senseless_came_is_replaced`, `proxied::replies::enormous_replies_are_no_answers_and_are_not_kept` |
 //! | F29 | `scenarios::scale::a_hundred_waiters_on_a_hundred_locks_share_two_connections` |
 //! | F31 | `proxied::network::everything_works_byte_by_byte`, `proxied::network::replies_that_come_all_at_once_find_their_callers` |
-//! | W01 | `scenarios::scale::hundreds_of_waiters_of_one_lock_are_all_served` |
+//! | W01 | `scenarios::scale::a_thousand_waiters_of_one_lock_are_all_served` |
 //! | W02 | `scenarios::scale::two_thousand_locks_are_held_for_three_ttls_within_a_budget` |
 //! | W05 | `locks_waiting::a_waiter_notices_the_end_of_a_holder_that_died` |
 //! | W06 | `proxied::waiting::messages_of_other_names_and_garbage_wake_nobody_for_nothing` |
