@@ -24,6 +24,7 @@ pub struct FredBackendBuilder {
     settings: Settings,
     replicas: u16,
     native: bool,
+    survives_restart: bool,
 }
 
 #[derive(Clone)]
@@ -103,12 +104,14 @@ impl From<Place> for FredBackendBuilder {
             settings: Settings::default(),
             replicas: 0,
             native: false,
+            survives_restart: false,
         }
     }
 }
 
 impl FredBackendBuilder {
-    /// How long making a connection may take; default [`DEFAULT_CONNECT_TIMEOUT`].
+    /// How long making a connection may take; default [`DEFAULT_CONNECT_TIMEOUT`]. Behind Sentinel that includes looking for
+    /// the primary; a node of a cluster may be given a part of it.
     pub const fn with_connect_timeout(mut self, timeout: Duration) -> Self {
         self.settings.connect_timeout = timeout;
         self
@@ -135,6 +138,14 @@ impl FredBackendBuilder {
     /// renewals are not waited for. It costs a second round trip and a second connection.
     pub const fn with_replicas(mut self, least: u16) -> Self {
         self.replicas = least;
+        self
+    }
+
+    /// Says that the server keeps what it has answered over a crash and a restart (`appendonly yes` and `appendfsync always`),
+    /// which the backend then declares as [`Capabilities::survives_restart`](lock_core::Capabilities::survives_restart).
+    /// Default: false. The server is not asked, and nothing else changes.
+    pub const fn with_survives_restart(mut self, survives_restart: bool) -> Self {
+        self.survives_restart = survives_restart;
         self
     }
 
@@ -180,6 +191,7 @@ impl FredBackendBuilder {
         if self.native {
             backend = backend.with_native_commands();
         }
+        backend.survives_restart = self.survives_restart;
         if let Link::Own(own) = &backend.link {
             own.connect().await?;
         }

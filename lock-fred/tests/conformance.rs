@@ -1,4 +1,5 @@
-//! Every promise of a backend is kept: over RESP3 as the default user, and over RESP2 as one with the least rights.
+//! Every promise of a backend is kept: over RESP3 as the default user, over RESP2 as one with the least rights, and on a server
+//! that keeps its data.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -23,21 +24,25 @@ const RIGHTS: &str = "on >pw resetkeys resetchannels -@all ~lock:* &lock:* \
 
 /// A server of its own for each case: one starts in 20 ms, and is stopped when the case ends, however it ends. None if the case
 /// stopped it.
-struct Redis<const LEAST_RIGHTS: bool> {
+struct Redis<const LEAST_RIGHTS: bool, const KEEPS_DATA: bool> {
     server: Mutex<Option<RedisServer>>,
     port: u16,
 }
 
-impl<const LEAST_RIGHTS: bool> Redis<LEAST_RIGHTS> {
+impl<const LEAST_RIGHTS: bool, const KEEPS_DATA: bool> Redis<LEAST_RIGHTS, KEEPS_DATA> {
     fn with<T>(&self, f: impl FnOnce(&mut RedisServer) -> T) -> T {
         let mut server = self.server.lock().unwrap_or_else(PoisonError::into_inner);
         f(server.as_mut().expect("the case stopped the server"))
     }
 }
 
-impl<const LEAST_RIGHTS: bool> Fixture for Redis<LEAST_RIGHTS> {
+impl<const LEAST_RIGHTS: bool, const KEEPS_DATA: bool> Fixture for Redis<LEAST_RIGHTS, KEEPS_DATA> {
     type Backend = Backend;
-    const GAPS: &[Gap] = &[Gap::Order, Gap::SurvivesRestart];
+    const GAPS: &[Gap] = if KEEPS_DATA {
+        &[Gap::Order]
+    } else {
+        &[Gap::Order, Gap::SurvivesRestart]
+    };
 
     async fn start() -> Self {
         let mut options = RedisOptions::new();
@@ -45,6 +50,9 @@ impl<const LEAST_RIGHTS: bool> Fixture for Redis<LEAST_RIGHTS> {
             // In its configuration, so that the user is there from the first connection on, also after a restart.
             options = options.with_args(["--user", "locks"]);
             options = options.with_args(RIGHTS.split_whitespace());
+        }
+        if KEEPS_DATA {
+            options = options.with_args(["--appendonly", "yes", "--appendfsync", "always"]);
         }
         let server = options.start();
         let port = server.port();
@@ -60,7 +68,8 @@ impl<const LEAST_RIGHTS: bool> Fixture for Redis<LEAST_RIGHTS> {
         } else {
             format!("redis://127.0.0.1:{}", self.port)
         };
-        Backend::connect(url).await.unwrap()
+        let builder = Backend::builder(url).with_survives_restart(KEEPS_DATA);
+        builder.connect().await.unwrap()
     }
 
     fn prefix(&self) -> &str {
@@ -83,7 +92,11 @@ impl<const LEAST_RIGHTS: bool> Fixture for Redis<LEAST_RIGHTS> {
     }
 
     async fn restart(&self) -> bool {
-        self.with(RedisServer::restart_empty);
+        self.with(if KEEPS_DATA {
+            RedisServer::restart
+        } else {
+            RedisServer::restart_empty
+        });
         true
     }
 
@@ -113,7 +126,7 @@ impl<const LEAST_RIGHTS: bool> Fixture for Redis<LEAST_RIGHTS> {
 }
 
 /// After each case: whatever the backend wrote has an end, and nothing was refused for want of a right.
-impl<const LEAST_RIGHTS: bool> Drop for Redis<LEAST_RIGHTS> {
+impl<const LEAST_RIGHTS: bool, const KEEPS_DATA: bool> Drop for Redis<LEAST_RIGHTS, KEEPS_DATA> {
     fn drop(&mut self) {
         let server = self
             .server
@@ -150,9 +163,13 @@ fn strings(server: &RedisServer) -> Vec<(Vec<u8>, i64)> {
 }
 
 mod resp3 {
-    lock_testkit::conformance!(super::Redis<false>);
+    lock_testkit::conformance!(super::Redis<false, false>);
 }
 
 mod resp2_with_the_least_rights {
-    lock_testkit::conformance!(super::Redis<true>);
+    lock_testkit::conformance!(super::Redis<true, false>);
+}
+
+mod on_a_server_that_keeps_its_data {
+    lock_testkit::conformance!(super::Redis<false, true>);
 }

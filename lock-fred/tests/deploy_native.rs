@@ -332,6 +332,7 @@ async fn another_kind_of_server_behind_the_address_is_asked_anew() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("redis://{}", listener.local_addr().unwrap());
     let (cut, cuts) = std::sync::mpsc::channel::<()>();
+    let (done, is_done) = std::sync::mpsc::channel::<()>();
     std::thread::spawn(move || {
         for to in [port, other] {
             let (client, _) = listener.accept().unwrap();
@@ -345,12 +346,14 @@ async fn another_kind_of_server_behind_the_address_is_asked_anew() {
             let _ = cuts.recv();
             let _ = client.shutdown(Shutdown::Both);
             let _ = server.shutdown(Shutdown::Both);
+            let _ = done.send(());
         }
     });
     let backend = native(&url).await;
     let (lock, mine) = (key("moves"), owner());
     taken(&backend, &lock, &mine).await;
     cut.send(()).unwrap();
+    is_done.recv().unwrap();
     eventually("released over the other", async || {
         matches!(backend.release(&lock, &mine).await, Ok(Ownership::Held))
     })

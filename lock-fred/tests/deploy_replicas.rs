@@ -19,8 +19,9 @@ use lock_testkit::server::{RedisReplicas, Reply};
 static PAIR: LazyLock<RedisReplicas> = LazyLock::new(|| RedisReplicas::start(1));
 
 async fn careful(pair: &RedisReplicas, least: u16) -> Backend {
-    let builder = Backend::builder(pair.primary.url()).with_replicas(least);
-    builder.connect().await.unwrap()
+    // On a loaded machine an answer takes its time: replicas have three seconds (a tenth of the ttl), and we more.
+    let builder = Backend::builder(pair.primary.url()).with_response_timeout(20 * SECOND);
+    builder.with_replicas(least).connect().await.unwrap()
 }
 
 struct Replicated;
@@ -120,6 +121,7 @@ async fn the_right_to_wait_is_missed_by_name_at_the_first_use() {
         let url = PAIR.primary.url_for(user, "pw");
         Backend::builder(url)
             .with_replicas(1)
+            .with_response_timeout(20 * SECOND)
             .connect()
             .await
             .unwrap()
@@ -139,7 +141,8 @@ async fn a_wait_whose_answer_is_lost_gives_the_grant_back() {
     let pair = RedisReplicas::start(1);
     let builder = Backend::builder(pair.primary.url()).with_replicas(1);
     let backend = builder
-        .with_response_timeout(6 * SECOND)
+        .with_response_timeout(20 * SECOND)
+        .with_connect_timeout(10 * SECOND)
         .connect()
         .await
         .unwrap();
@@ -183,6 +186,8 @@ async fn on_a_cluster_the_replicas_of_the_keys_own_master_are_waited_for() {
     let cluster = RedisCluster::start_with_replicas();
     let backend = Backend::cluster(cluster.urls())
         .with_replicas(1)
+        .with_response_timeout(20 * SECOND)
+        .with_connect_timeout(10 * SECOND)
         .connect()
         .await
         .unwrap();

@@ -106,7 +106,7 @@ impl Sentinels {
             let question = ["SENTINEL", "GET-MASTER-ADDR-BY-NAME", &self.name];
             connection.ask(&question).await
         };
-        let patience = self.settings().connect_timeout.mul_f64(0.3);
+        let patience = self.settings().connect_timeout.mul_f64(0.5);
         match tokio::time::timeout(patience, ask).await {
             Ok(Ok(Reply::Nil)) => Err(Failure::new(
                 Cause::NotSent,

@@ -23,6 +23,9 @@ pub const TTL: Duration = Duration::from_secs(30);
 /// A ttl that no test lives to see the end of: what is gone before was given back.
 pub const LASTING: Duration = Duration::from_secs(60);
 
+/// For what comes soon if it comes at all. Machines are busy.
+const PATIENCE: Duration = Duration::from_secs(20);
+
 pub const MS: Duration = Duration::from_millis(1);
 
 pub const SECOND: Duration = Duration::from_secs(1);
@@ -181,22 +184,23 @@ pub fn resident() -> usize {
     pages.map_or(0, |pages: usize| pages * 4096)
 }
 
-/// Waits until `done`, at most ten seconds.
+/// Waits until `done`, within a bound.
 pub async fn eventually(what: &str, mut done: impl AsyncFnMut() -> bool) {
-    for _ in 0..1000 {
-        if done().await {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
+    let start = Moment::now();
+    while !done().await {
+        assert!(
+            start.elapsed() < PATIENCE,
+            "not within {PATIENCE:?}: {what}"
+        );
+        tokio::time::sleep(10 * MS).await;
     }
-    panic!("not within ten seconds: {what}");
 }
 
-/// At most ten seconds.
+/// What must come within a bound.
 pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
-    match tokio::time::timeout(Duration::from_secs(10), future).await {
+    match tokio::time::timeout(PATIENCE, future).await {
         Ok(output) => output,
-        Err(_) => panic!("not within ten seconds: {what}"),
+        Err(_) => panic!("not within {PATIENCE:?}: {what}"),
     }
 }
 

@@ -192,7 +192,7 @@ async fn a_thousand_acquires_cut_short_on_a_slow_link_leave_nothing() {
     proxy.set_latency(5 * MS);
     let lock = locks
         .lock("k")
-        .with_options(lasting().with_ttl(15 * SECOND));
+        .with_options(lasting().with_ttl(24 * SECOND));
     for _ in 0..1000 {
         if let Ok(taken) = timeout(MS, lock.acquire()).await {
             drop(taken.unwrap());

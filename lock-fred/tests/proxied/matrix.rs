@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use futures_util::future::join_all;
-use lock_testkit::proxy::{Action, Gate};
+use lock_testkit::proxy::{Action, Gate, Matched};
 use tokio::runtime::Handle;
 use tokio::time::sleep;
 
@@ -109,25 +109,27 @@ struct Field {
     fault: Fault,
     gate: Gate,
     key: String,
+    locks: Locks,
     here: DistributedLock,
     there: DistributedLock,
 }
 
 impl Field {
     /// The first request that matches meets with the fault.
-    fn strike(&self, requests: Match) {
+    fn strike(&self, requests: Match) -> Matched {
         let met = self
             .proxy
             .on(requests)
             .action(self.fault.action(&self.gate));
         if let Some(pause) = self.fault.opens_after() {
-            let gate = self.gate.clone();
+            let (met, gate) = (met.clone(), self.gate.clone());
             Handle::current().spawn(async move {
                 met.reach(1).await;
                 sleep(pause).await;
                 gate.open();
             });
         }
+        met
     }
 
     fn kind(&self, kind: Match) -> Match {
@@ -168,8 +170,8 @@ impl Field {
         given_back(&self.server, &self.key).await;
     }
 
-    async fn acquire(&self) {
-        self.strike(self.kind(Match::acquire()));
+    async fn acquire(&self) -> Matched {
+        let met = self.strike(self.kind(Match::acquire()));
         let result = self.here.try_acquire().await;
         if let Ok(guard) = &result {
             self.is_held_alone(guard).await;
@@ -179,11 +181,42 @@ impl Field {
             Err(error) => Err(error),
         };
         self.says(&result, &[self.fault.told()]);
+        met
     }
 
-    async fn renew(&self) {
+    async fn resume(&self) -> Matched {
         let guard = self.here.try_acquire().await.unwrap();
-        self.strike(self.kind(Match::renew()));
+        let before = token(&guard);
+        let ticket = guard.into_ticket().await.unwrap();
+        let met = self.strike(self.kind(Match::acquire()));
+        let mut result = self.locks.resume(&ticket).await;
+        assert_eq!(told(&result), self.fault.told(), "{}", self.key);
+        // Either the ticket is as good as before, or it was used and the lock given back.
+        let retries = async {
+            while result.as_ref().is_err_and(LockError::is_retryable) {
+                sleep(20 * MS).await;
+                result = self.locks.resume(&ticket).await;
+            }
+        };
+        soon(&self.key, retries).await;
+        if self.fault.told() == Told::Permanent {
+            result = self.locks.resume(&ticket).await;
+        }
+        match result {
+            Ok(guard) => {
+                assert!(token(&guard) > before, "{}", self.key);
+                self.is_held_alone(&guard).await;
+                let released = guard.release().await.map(drop);
+                self.says(&released, &[Told::Done, Told::Unknown]);
+            }
+            Err(error) => assert!(matches!(error, LockError::Lost { .. }), "{error}"),
+        }
+        met
+    }
+
+    async fn renew(&self) -> Matched {
+        let guard = self.here.try_acquire().await.unwrap();
+        let met = self.strike(self.kind(Match::renew()));
         let result = guard.extend(SECOND).await;
         self.is_held_alone(&guard).await;
         // What can be tried again in time is.
@@ -191,18 +224,20 @@ impl Field {
         assert!(guard.is_held(), "{}: {:?}", self.key, guard.check());
         let result = guard.release().await.map(drop);
         self.says(&result, &[Told::Done, Told::Unknown]);
+        met
     }
 
-    async fn release(&self) {
+    async fn release(&self) -> Matched {
         let guard = self.here.try_acquire().await.unwrap();
-        self.strike(self.kind(Match::release()));
+        let met = self.strike(self.kind(Match::release()));
         let result = guard.release().await.map(drop);
         self.says(&result, &[self.fault.told()]);
+        met
     }
 
-    async fn inspect(&self) {
+    async fn inspect(&self) -> Matched {
         let guard = self.there.try_acquire().await.unwrap();
-        self.strike(self.kind(Match::inspect()));
+        let met = self.strike(self.kind(Match::inspect()));
         let result = self.here.status().await;
         if let Ok(holder) = &result {
             assert!(holder.is_some(), "{}", self.key);
@@ -210,11 +245,12 @@ impl Field {
         self.says(&result.map(drop), &[self.fault.told()]);
         self.is_held_alone(&guard).await;
         assert_eq!(guard.release().await.unwrap(), Released::Released);
+        met
     }
 
-    async fn subscribe(&self) {
+    async fn subscribe(&self) -> Matched {
         let guard = self.there.try_acquire().await.unwrap();
-        self.strike(Match::command(["SUBSCRIBE"]));
+        let met = self.strike(Match::command(["SUBSCRIBE"]));
         let lock = self.here.clone();
         let waiting = Handle::current().spawn(async move { lock.acquire().await });
         sleep(300 * MS).await;
@@ -224,21 +260,23 @@ impl Field {
         let next = soon(&self.key, waiting).await.unwrap().unwrap();
         self.is_held_alone(&next).await;
         assert_eq!(next.release().await.unwrap(), Released::Released);
+        met
     }
 }
 
 /// Runs one command's row: its fields side by side, in both protocols.
-async fn row(command: &str, act: impl AsyncFn(&Field)) {
+async fn row(command: &str, act: impl AsyncFn(&Field) -> Matched) {
     let server = Arc::new(RedisServer::start());
     teach(&server).await;
     let there = locks(&server).await;
     let field = async |protocol: &str, fault: Fault| {
         let proxy = Proxy::start(server.port()).await;
         let url = format!("{}?protocol={protocol}", proxy.url());
-        let here = Locks::new(Backend::connect(url).await.unwrap());
+        let locks = Locks::new(Backend::connect(url).await.unwrap()).with_options(lasting());
         let key = format!("{command} {protocol} {fault:?}");
         let field = Field {
-            here: here.lock(&key).with_options(lasting()),
+            here: locks.lock(&key),
+            locks,
             there: there.lock(&key).with_options(lasting()),
             gate: Gate::new(),
             server: Arc::clone(&server),
@@ -246,7 +284,8 @@ async fn row(command: &str, act: impl AsyncFn(&Field)) {
             fault,
             key,
         };
-        act(&field).await;
+        let met = act(&field).await;
+        assert!(met.count() > 0, "{}: nothing was sent", field.key);
         field.goes_on().await;
     };
     tokio::join!(
@@ -259,6 +298,11 @@ async fn row(command: &str, act: impl AsyncFn(&Field)) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whatever_becomes_of_an_acquire_the_outcome_is_honest() {
     row("acquire", Field::acquire).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whatever_becomes_of_a_resume_the_outcome_is_honest() {
+    row("resume", Field::resume).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -105,12 +105,12 @@ async fn messages_of_other_names_and_garbage_wake_nobody_for_nothing() {
 }
 
 /// What the policy allows each of them, whatever the others do.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn a_hundred_waiters_outlast_a_server_that_is_down_without_hammering_it() {
     let (mut server, proxy, client) = set_up().await;
     let before = proxy.connections();
     server.stop();
-    let start = Moment::now();
+    let (start, spent) = (Moment::now(), spent());
     let mut waiting = JoinSet::new();
     for n in 0..100 {
         let lock = client.lock(format!("k{}", n % 10)).with_options(lasting());
@@ -118,6 +118,9 @@ async fn a_hundred_waiters_outlast_a_server_that_is_down_without_hammering_it() 
     }
     sleep(3 * SECOND).await;
     assert!(waiting.try_join_next().is_none());
+    // Of this thread, on which all of it runs, also the proxy.
+    let share = (self::spent() - spent).as_secs_f64() / start.elapsed().as_secs_f64();
+    assert!(share < 0.25, "{share:.2} of a processor");
     // Connections are made for all together: one for each round of attempts, which are 10 ms to 1 s apart, at random.
     let most = 100 * (10 + 2 * start.elapsed().as_secs());
     let tried = (proxy.connections() - before) as u64;
@@ -126,4 +129,14 @@ async fn a_hundred_waiters_outlast_a_server_that_is_down_without_hammering_it() 
     let served = soon("all are served", waiting.join_all()).await;
     assert_eq!(served, [Released::Released; 100]);
     assert_eq!(entries(&server), Vec::<String>::new());
+}
+
+/// How much processor time this thread has used; nothing where nobody says.
+fn spent() -> Duration {
+    let stat = std::fs::read_to_string("/proc/thread-self/stat").unwrap_or_default();
+    // Behind the program's name, which may have anything in it: user and system time, in hundredths of a second.
+    let fields = stat.rsplit(')').next().unwrap_or_default();
+    let ticks = fields.split_whitespace().skip(11).take(2);
+    let ticks = ticks.map(|ticks| ticks.parse::<u32>().unwrap());
+    10 * MS * ticks.sum::<u32>()
 }

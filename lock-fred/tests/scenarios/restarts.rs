@@ -65,7 +65,7 @@ async fn a_server_that_loads_its_data_is_waited_for() {
         "1024",
     ];
     let mut server = RedisOptions::new().with_args(slow).start();
-    let fill = "for i = 1, 2000 do redis.call('SET', i, string.rep('x', 1000)) end";
+    let fill = "for i = 1, 1000 do redis.call('SET', i, string.rep('x', 1000)) end";
     assert_eq!(server.cli(&["EVAL", fill, "0"]), Reply::Nil);
     assert_eq!(server.cli(&["SAVE"]).text(), "OK");
     let url = server.url();

@@ -21,7 +21,7 @@ async fn a_thousand_waiters_of_one_lock_are_all_served() {
     let history = History::new();
     let mut clients = Vec::new();
     for _ in 0..4 {
-        clients.push(locks(&server).await.with_wait(Duration::from_secs(120)));
+        clients.push(locks(&server).await.with_wait(10 * LASTING));
     }
     let first = locks(&server).await.lock("k").try_acquire().await.unwrap();
     let start = Moment::now();
@@ -42,7 +42,7 @@ async fn a_thousand_waiters_of_one_lock_are_all_served() {
     }
     sleep(200 * MS).await;
     assert_eq!(first.release().await.unwrap(), Released::Released);
-    let served = timeout(Duration::from_secs(120), waiters.join_all()).await;
+    let served = timeout(10 * LASTING, waiters.join_all()).await;
     let waits = served.unwrap_or_else(|_| panic!("not all are served"));
     history.assert_sound();
     let (mean, longest) = (
@@ -59,7 +59,7 @@ const AT_ONCE: usize = 50;
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_thousand_locks_are_held_for_three_ttls_within_a_budget() {
     let server = RedisServer::start();
-    let ttl = 6 * SECOND;
+    let ttl = 9 * SECOND;
     let client = locks(&server).await.with_ttl(ttl);
     works(&client.lock("warm")).await;
     let (tasks, memory) = (LeakCheck::start(), resident());
@@ -115,8 +115,10 @@ async fn a_thousand_waiters_give_up_when_their_wait_is_over() {
     let waits = soon("all are told", waiters.join_all()).await;
     let (least, most) = (waits.iter().min().unwrap(), waits.iter().max().unwrap());
     assert!(*least >= wait, "{least:?}");
-    // One op timeout more at the most, on a machine that has nothing else to do.
+    // One op timeout (2 s) more at the most, on a machine that has nothing else to do.
     println!("1000 waits of {wait:?} ended after {least:.1?} to {most:.1?}");
+    // Twice that, on one that has.
+    assert!(*most <= wait + 4 * SECOND, "{most:?}");
     assert!(guard.is_held());
     assert_eq!(guard.release().await.unwrap(), Released::Released);
     eventually("nobody is subscribed", async || {
