@@ -165,7 +165,7 @@ impl LockGuard {
     pub fn release(mut self) -> impl Future<Output = Result<Released, LockError>> + Send + use<> {
         // Also if the future is dropped before it is polled.
         self.policy = GuardPolicy::Release;
-        async move { self.lease.release(LossReason::Released).await }
+        async move { self.lease.release().await }
     }
 
     /// Stops renewing and leaves the entry to its ttl, whatever the policy is: nobody gets the lock before.
@@ -290,7 +290,7 @@ impl LockGuard {
 impl Drop for LockGuard {
     fn drop(&mut self) {
         match self.policy {
-            GuardPolicy::Release => self.lease.release_in_background(LossReason::Released),
+            GuardPolicy::Release => self.lease.let_go(),
             GuardPolicy::LeaveToExpire => self.lease.leave_to_expire(),
         }
     }

@@ -118,5 +118,7 @@ pub use lock::{DistributedLock, Lock};
 pub use locks::Locks;
 pub use name::{LockName, NameWriter};
 pub use owner::{MAX_LABEL_BYTES, Owner};
-pub use policy::{Delays, GuardPolicy, LockOptions, MAX_TTL, MIN_TTL, RenewalPolicy, RetryPolicy};
+pub use policy::{
+    Delays, GuardPolicy, LockOptions, MAX_TTL, MIN_TTL, PassingOn, RenewalPolicy, RetryPolicy,
+};
 pub use ticket::Ticket;

@@ -68,7 +68,9 @@ impl Lease {
         let mut state = self.state();
         let closed = std::mem::replace(&mut state.closed, true);
         let ended = state.ended;
-        self.end_locked(&mut state, reason);
+        if !closed {
+            self.end_locked(&mut state, reason);
+        }
         match ended {
             Some(LossReason::Absent) => Closing::Gone(Released::Expired),
             Some(LossReason::Taken) => Closing::Gone(Released::TakenOver),
@@ -85,12 +87,13 @@ impl Lease {
         drop(self.close(LossReason::Released));
     }
 
-    /// Releases the entry; the caller waits for the answer, at most for one op timeout.
-    pub(crate) async fn release(
-        self: &Arc<Self>,
-        reason: LossReason,
-    ) -> Result<Released, LockError> {
-        let (asked, ttl, spot) = match self.close(reason) {
+    /// Passes the lease on to the next in line, or releases the entry; the caller waits for the answer, at most for one op
+    /// timeout.
+    pub(crate) async fn release(self: &Arc<Self>) -> Result<Released, LockError> {
+        if self.pass_on() {
+            return Ok(Released::Released);
+        }
+        let (asked, ttl, spot) = match self.close(LossReason::Released) {
             Closing::Send { asked, ttl, spot } => (asked, ttl, spot),
             Closing::Gone(answer) => return Ok(answer),
             Closing::Before(reason) => {
@@ -125,6 +128,13 @@ impl Lease {
             )))
         });
         Released::from_answer(&self.store, &self.key, answer)
+    }
+
+    /// The same without waiting.
+    pub(crate) fn let_go(self: &Arc<Self>) {
+        if !self.pass_on() {
+            self.release_in_background(LossReason::Released);
+        }
     }
 
     /// Releases the entry in the background.

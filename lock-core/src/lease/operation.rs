@@ -64,6 +64,20 @@ impl Lease {
         Shield::new(self.renewer.runtime(), call).await
     }
 
+    /// Renews the entry for the whole ttl, for a guard that was passed a lease with less. Takes one op timeout at the most.
+    pub(crate) async fn renew_in_full(self: &Arc<Self>) -> Result<(), LockError> {
+        let called = Moment::now();
+        let operation = self.begin_operation().await?;
+        let start = Moment::now();
+        let call = operation.run(Prolongation {
+            start,
+            target: self.terms.ttl,
+            how: Renew::AtLeast,
+            limit: self.terms.op_timeout.saturating_sub(called.until(&start)),
+        });
+        Shield::new(self.renewer.runtime(), call).await
+    }
+
     /// Waits for operations in flight, at most for one op timeout.
     pub(super) async fn begin_operation(self: &Arc<Self>) -> Result<Operation, LockError> {
         let free = self.operation.acquire();
@@ -104,7 +118,7 @@ impl Lease {
         let reason = match ownership {
             Ownership::Held => {
                 self.confirm(asked, ttl);
-                self.link_for_renewal(0.95);
+                self.link_for_renewal(0.95, Duration::ZERO);
                 return self.check_held().map(|_| ());
             }
             Ownership::Absent => LossReason::Absent,
@@ -157,7 +171,7 @@ impl Operation {
         match answer {
             Some(Ok(Ownership::Held)) => {
                 lease.confirm(asked, ttl);
-                lease.link_for_renewal(0.95);
+                lease.link_for_renewal(0.95, Duration::ZERO);
             }
             Some(Ok(Ownership::Absent)) => lease.end(LossReason::Absent),
             Some(Ok(Ownership::Taken)) => lease.end(LossReason::Taken),
@@ -202,7 +216,7 @@ impl Operation {
             if how == Renew::Exactly {
                 lease.shorten(asked, ttl);
                 // The next renewal, or the deadline, comes sooner now.
-                lease.link_for_renewal(0.95);
+                lease.link_for_renewal(0.95, Duration::ZERO);
             } else {
                 lease.asks(asked, ttl);
             }

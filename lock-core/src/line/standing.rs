@@ -106,25 +106,24 @@ impl Standing {
 
     fn becomes(&mut self, taken: Taken) -> Head {
         self.stands = false;
-        Head::new(
-            &self.store,
-            &self.key,
-            taken.turn,
-            self.rank,
-            taken.at_store,
-        )
+        Head::new(&self.store, &self.key, self.rank, taken)
     }
 }
 
 impl Drop for Standing {
     fn drop(&mut self) {
-        if self.stands {
-            let (afterwards, _waker) = self
-                .store
-                .lines
-                .shard(&self.key)
-                .leave(&self.key, self.rank);
-            afterwards.run();
+        if !self.stands {
+            return;
+        }
+        let promise = || Promise::asks(Moment::now(), self.patience);
+        let left = {
+            let mut shard = self.store.lines.shard(&self.key);
+            shard.leave(&self.key, self.rank, promise)
+        };
+        left.afterwards.run();
+        if let Some(taken) = left.taken {
+            // Dropped at once, it puts back the lease that was on offer.
+            drop(self.becomes(taken));
         }
     }
 }
