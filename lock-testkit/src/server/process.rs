@@ -1,44 +1,56 @@
 //! A child process that ends with its owner, however that ends; its directory, and free ports.
 
-use std::fs::File;
 use std::io::{self, Write};
 use std::net::{Ipv4Addr, TcpListener};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// Waits until its standard input ends without a word, which it does when the test process is gone, and then kills the
-/// process and removes the directory that it is told. A signal to the terminal's whole group does not end it first.
-const WATCH: &str = r#"trap '' INT TERM HUP; read -r over && exit; kill -9 "$1"; rm -rf "$2""#;
+/// Waits until its standard input ends, which it does when the test process is gone, and then kills the process whose number
+/// it was told and removes the directory. "over" calls it off. A signal to the terminal's whole group does not end it first.
+const WATCH: &str = r#"
+trap '' INT TERM HUP
+while read -r line; do
+    [ "$line" = over ] && exit
+    pid=$line
+done
+[ "$pid" ] && kill -9 "$pid"
+rm -rf "$1""#;
+
+/// Tells the watch, whose input is our output, its number before it becomes the program: there is no moment at which the
+/// test process can be killed and leave a program that nobody watches.
+const LAUNCH: &str = r#"echo $$ && exec "$@" >output 2>&1"#;
 
 /// A process that is killed on drop. Should this process be killed itself, a shell that watches it does that.
 pub(super) struct Process {
     child: Child,
-    watch: Child,
+    watch: Watch,
+}
+
+struct Watch {
+    shell: Child,
+    input: ChildStdin,
 }
 
 impl Process {
-    /// Starts `command` in `directory`, where its output goes too. If this process is killed, `directory` is removed.
-    pub(super) fn start(command: &mut Command, directory: &Path) -> io::Result<Self> {
-        let output = File::create(directory.join("output"))?;
-        let mut child = command
+    /// Starts `command` in `directory`, where its output goes too. If this process is killed, `directory` is removed. A
+    /// program that there is none of ends at once, and the output says so.
+    pub(super) fn start(command: &Command, directory: &Path) -> io::Result<Self> {
+        let mut watch = Watch::start(directory)?;
+        let child = Command::new("sh")
+            .args(["-c", LAUNCH, "sh"])
+            .arg(command.get_program())
+            .args(command.get_args())
             .stdin(Stdio::null())
-            .stdout(output.try_clone()?)
-            .stderr(output)
-            .current_dir(directory)
-            .spawn()?;
-        let watch = Command::new("sh")
-            .args(["-c", WATCH, "sh", &child.id().to_string()])
-            .arg(directory)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
+            .stdout(watch.input.as_fd().try_clone_to_owned()?)
             .stderr(Stdio::null())
+            .current_dir(directory)
             .spawn();
-        match watch {
-            Ok(watch) => Ok(Self { child, watch }),
+        match child {
+            Ok(child) => Ok(Self { child, watch }),
             Err(error) => {
-                let _ = child.kill();
-                let _ = child.wait();
+                watch.call_off();
                 Err(error)
             }
         }
@@ -58,11 +70,27 @@ impl Drop for Process {
         // Fails only if it has ended already. Its number stays its own until `wait`, so that the watch, which is
         // called off before that, never kills anybody else.
         let _ = self.child.kill();
-        if let Some(mut input) = self.watch.stdin.take() {
-            let _ = input.write_all(b"over\n");
-        }
+        self.watch.call_off();
         let _ = self.child.wait();
-        let _ = self.watch.wait();
+    }
+}
+
+impl Watch {
+    fn start(directory: &Path) -> io::Result<Self> {
+        let mut shell = Command::new("sh")
+            .args(["-c", WATCH, "sh"])
+            .arg(directory)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()?;
+        let input = shell.stdin.take().expect("its input is a pipe");
+        Ok(Self { shell, input })
+    }
+
+    fn call_off(&mut self) {
+        let _ = self.input.write_all(b"over\n");
+        let _ = self.shell.wait();
     }
 }
 

@@ -52,7 +52,10 @@ impl RedisServer {
             read("log").unwrap_or_default(),
         );
         let program = server.options.program;
-        panic!("{program:?} did not start on any of {STARTS} ports:\n{output}\n{log}");
+        panic!(
+            "{program:?} did not start on any of {STARTS} ports:\n{output}\n{log}\nIf there is none: {}",
+            program.advice()
+        );
     }
 
     /// The URL to connect to, password included.
@@ -239,9 +242,9 @@ impl RedisServer {
 
     /// Starts the process. Whether it comes up: it ends if the port was taken, for example.
     fn launch(&mut self) -> bool {
-        let mut command = self.options.command(self.directory.path(), self.port);
-        let mut process = Process::start(&mut command, self.directory.path())
-            .unwrap_or_else(|error| panic!("{error}: {}", self.options.program.advice()));
+        let command = self.options.command(self.directory.path(), self.port);
+        let mut process = Process::start(&command, self.directory.path())
+            .unwrap_or_else(|error| panic!("sh is needed: {error}"));
         let door = self.door();
         for _ in 0..2000 {
             if !process.is_running() {
