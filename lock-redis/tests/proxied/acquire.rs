@@ -63,7 +63,8 @@ async fn an_acquire_whose_reply_is_lost_is_unknown_and_given_back() {
         given_back(&server, "k").await;
         // One who waits and tries again gets it under another owner, long before the first entry would have ended.
         let again = proxy.on(Match::acquire().key("k")).action(action);
-        works(&lock).await;
+        let guard = soon("a grant", lock.acquire()).await.unwrap();
+        let_go(&server, guard).await;
         assert_eq!(acquires.count(), again.count() + 1);
         assert!(again.count() >= 2, "{}", again.count());
     }))

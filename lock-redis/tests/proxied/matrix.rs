@@ -131,6 +131,11 @@ impl Field {
         met
     }
 
+    /// The lock, taken through the proxy.
+    async fn taken(&self) -> LockGuard {
+        soon(&self.key, self.here.acquire()).await.unwrap()
+    }
+
     fn kind(&self, kind: Match) -> Match {
         kind.key(&self.key)
     }
@@ -168,8 +173,7 @@ impl Field {
         is_honest(&self.server, &next);
         assert_eq!(next.release().await.unwrap(), Released::Released);
         // The client that met with the fault is as good as before.
-        works(&self.here).await;
-        given_back(&self.server, &self.key).await;
+        let_go(&self.server, self.taken().await).await;
     }
 
     async fn acquire(&self) -> Matched {
@@ -187,7 +191,7 @@ impl Field {
     }
 
     async fn resume(&self) -> Matched {
-        let guard = self.here.try_acquire().await.unwrap();
+        let guard = self.taken().await;
         let before = token(&guard);
         let ticket = guard.into_ticket().await.unwrap();
         let met = self.strike(self.kind(Match::acquire()));
@@ -217,7 +221,7 @@ impl Field {
     }
 
     async fn renew(&self) -> Matched {
-        let guard = self.here.try_acquire().await.unwrap();
+        let guard = self.taken().await;
         let met = self.strike(self.kind(Match::renew()));
         let result = guard.extend(SECOND).await;
         self.is_held_alone(&guard).await;
@@ -230,7 +234,7 @@ impl Field {
     }
 
     async fn release(&self) -> Matched {
-        let guard = self.here.try_acquire().await.unwrap();
+        let guard = self.taken().await;
         let met = self.strike(self.kind(Match::release()));
         let result = guard.release().await.map(drop);
         self.says(&result, &[self.fault.told()]);

@@ -19,7 +19,8 @@ async fn a_connection_that_falls_silent_is_replaced() {
         .on(Match::acquire().key("k"))
         .action(Action::blackhole());
     assert!(is_unknown(&lock.try_acquire().await.unwrap_err()));
-    works(&lock).await;
+    let guard = soon("a grant", lock.acquire()).await.unwrap();
+    let_go(&server, guard).await;
     assert!(proxy.connections() > before);
 
     // All connections at once, and nobody to answer new ones for a while.
@@ -34,8 +35,7 @@ async fn a_connection_that_falls_silent_is_replaced() {
         .await
         .unwrap()
         .unwrap();
-    assert_eq!(guard.release().await.unwrap(), Released::Released);
-    given_back(&server, "k").await;
+    let_go(&server, guard).await;
 }
 
 #[tokio::test]
