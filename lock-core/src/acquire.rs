@@ -22,6 +22,9 @@ use crate::store::Store;
 use crate::timer;
 
 mod at_store;
+#[cfg(all(test, feature = "mock"))]
+#[allow(clippy::unwrap_used, clippy::panic, reason = "tests with helpers")]
+mod entropy_tests;
 mod place;
 mod waiting;
 

@@ -42,7 +42,7 @@ impl Owner {
             check_label(label)?;
         }
         let mut bytes = [0; 16];
-        getrandom::fill(&mut bytes).map_err(|error| LockError::Entropy {
+        randomness(&mut bytes).map_err(|error| LockError::Entropy {
             source: std::sync::Arc::new(error),
         })?;
         let uuid = uuid::Builder::from_random_bytes(bytes).into_uuid().simple();
@@ -90,6 +90,21 @@ impl Owner {
     }
 }
 
+/// Fills `bytes` from the operating system's random source: the only one that owners are made of.
+fn randomness(bytes: &mut [u8]) -> Result<(), getrandom::Error> {
+    #[cfg(test)]
+    if HAS_NO_RANDOMNESS.get() {
+        return Err(getrandom::Error::UNSUPPORTED);
+    }
+    getrandom::fill(bytes)
+}
+
+#[cfg(test)]
+thread_local! {
+    /// Whether the random source fails on this thread.
+    pub(crate) static HAS_NO_RANDOMNESS: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+}
+
 /// Refuses a label that a store should not carry.
 pub(crate) fn check_label(label: &str) -> Result<(), LockError> {
     if label.is_empty() || label.len() > MAX_LABEL_BYTES || label.chars().any(char::is_control) {
@@ -116,9 +131,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn owners_are_all_distinct() {
-        let owners: HashSet<_> = (0..100_000)
-            .map(|_| Owner::fresh(None).unwrap().expose().to_owned())
+    fn a_hundred_thousand_owners_of_eight_threads_are_all_distinct() {
+        let threads: Vec<_> = (0..8)
+            .map(|_| {
+                std::thread::spawn(|| -> Vec<_> {
+                    let owners = (0..12_500).map(|_| Owner::fresh(None).unwrap());
+                    owners.map(|owner| owner.expose().to_owned()).collect()
+                })
+            })
+            .collect();
+        let owners: HashSet<_> = threads
+            .into_iter()
+            .flat_map(|thread| thread.join().unwrap())
             .collect();
         assert_eq!(owners.len(), 100_000);
         for owner in owners.iter().take(1000) {

@@ -18,7 +18,7 @@
 //! | X12, a holder that is killed | needs a process of its own | lock-redis, `tests/scenarios/processes.rs`; fencelock, `examples/nemesis` |
 //! | T11, a holder that is stopped | the same; [`expiry`] has a holder that is frozen, in one process | the same |
 //! | T14, a machine that is suspended | no test suspends the machine | lock-core, `src/clock.rs`: the further of two clocks counts; never on a machine that was |
-//! | C09, owners are distinct | lock-core makes them, not the backend | lock-core, `src/owner.rs`: 100 000 on one thread; a random source that fails is not shown |
+//! | C09, owners are distinct | lock-core makes them, not the backend | lock-core, `src/owner.rs`: 100 000 on eight threads; `src/acquire/entropy_tests.rs`: a random source that fails |
 //! | C12, databases | not every store has them; [`names`] has the prefixes | lock-redis, `tests/contract.rs` |
 //! | R14, a hook that panics | lock-core contains it, and no backend can break that | `tests/core_renewal.rs` (wakers), `tests/observability.rs` of fencelock (observers, subscribers) |
 //! | W02, ten thousand locks, their memory and connections | a budget is one store's; [`guards`] holds two hundred | lock-redis, `tests/scenarios/scale.rs`: two thousand |
