@@ -4,15 +4,33 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+/// No deadline is further away: 30 years, which every clock can count.
+const FARTHEST: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
+
 /// A point in time, read from two clocks at once.
 ///
 /// The time between two moments is the larger of what both clocks say: tokio's clock, which is virtual in a
 /// paused test, and on Linux `CLOCK_BOOTTIME` (clock_gettime(2)), which goes on while the system is suspended.
 /// So elapsed time is never underestimated, and a lease never believed to last longer than it does.
+///
+/// In a paused test, where the clocks go by turns, times do not add up: from one moment to a second and on to a third may be
+/// longer than from the first to the third. Whoever compares ends that were counted from different moments keeps each as
+/// a [`Deadline`].
 #[derive(Debug, Clone, Copy)]
 pub struct Moment {
     instant: Instant,
-    boot: Duration,
+    /// In nanoseconds.
+    boot: u64,
+}
+
+/// A moment to come, reached as soon as either clock gets there.
+///
+/// Of two deadlines, [`later`](Self::later) and [`earlier`](Self::earlier) are those of each clock by itself: so an order
+/// between deadlines stays whatever the clocks do.
+#[derive(Debug, Clone, Copy)]
+pub struct Deadline {
+    instant: Instant,
+    boot: u64,
 }
 
 impl Moment {
@@ -30,13 +48,23 @@ impl Moment {
     #[must_use]
     pub fn until(&self, later: &Self) -> Duration {
         let running = later.instant.saturating_duration_since(self.instant);
-        running.max(later.boot.saturating_sub(self.boot))
+        running.max(Duration::from_nanos(later.boot.saturating_sub(self.boot)))
     }
 
     /// The time that has passed since this moment.
     #[must_use]
     pub fn elapsed(&self) -> Duration {
         self.until(&Self::now())
+    }
+
+    /// The moment `time` later on both clocks; at most 30 years.
+    #[must_use]
+    pub fn after(&self, time: Duration) -> Deadline {
+        let time = time.min(FARTHEST);
+        Deadline {
+            instant: self.instant.checked_add(time).unwrap_or(self.instant),
+            boot: self.boot.saturating_add(nanos(time)),
+        }
     }
 
     /// The instant of tokio's clock, `after` later. For timers and for people; not for deciding about a lease.
@@ -50,18 +78,59 @@ impl Moment {
     }
 }
 
+impl Deadline {
+    /// How long it is from `now` until the deadline; zero once it is reached.
+    #[must_use]
+    pub fn left(&self, now: &Moment) -> Duration {
+        let running = self.instant.saturating_duration_since(now.instant);
+        if cfg!(target_os = "linux") {
+            running.min(Duration::from_nanos(self.boot.saturating_sub(now.boot)))
+        } else {
+            running
+        }
+    }
+
+    /// How long ago the deadline was; zero until it is reached.
+    #[must_use]
+    pub fn past(&self, now: &Moment) -> Duration {
+        let running = now.instant.saturating_duration_since(self.instant);
+        running.max(Duration::from_nanos(now.boot.saturating_sub(self.boot)))
+    }
+
+    /// What is not reached before both are.
+    #[must_use]
+    pub fn later(self, other: Self) -> Self {
+        Self {
+            instant: self.instant.max(other.instant),
+            boot: self.boot.max(other.boot),
+        }
+    }
+
+    /// What is reached as soon as one of them is.
+    #[must_use]
+    pub fn earlier(self, other: Self) -> Self {
+        Self {
+            instant: self.instant.min(other.instant),
+            boot: self.boot.min(other.boot),
+        }
+    }
+}
+
 #[cfg(target_os = "linux")]
-fn since_boot() -> Duration {
+fn since_boot() -> u64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-    Duration::new(
-        u64::try_from(time.tv_sec).unwrap_or_default(),
-        u32::try_from(time.tv_nsec).unwrap_or_default(),
-    )
+    let seconds = u64::try_from(time.tv_sec).unwrap_or_default();
+    let rest = u64::try_from(time.tv_nsec).unwrap_or_default();
+    seconds.saturating_mul(1_000_000_000).saturating_add(rest)
 }
 
 #[cfg(not(target_os = "linux"))]
-fn since_boot() -> Duration {
-    Duration::ZERO
+fn since_boot() -> u64 {
+    0
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
@@ -73,7 +142,7 @@ mod tests {
     fn later(moment: Moment, running: Duration, boot: Duration) -> Moment {
         Moment {
             instant: moment.instant + running,
-            boot: moment.boot + boot,
+            boot: moment.boot + nanos(boot),
         }
     }
 
@@ -85,6 +154,48 @@ mod tests {
         assert_eq!(start.until(&later(start, SECOND, 11 * SECOND)), 11 * SECOND);
         // A moment before has not elapsed negatively.
         assert_eq!(later(start, SECOND, SECOND).until(&start), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_deadline_is_reached_when_either_clock_gets_there() {
+        let start = Moment::now();
+        let deadline = start.after(3 * SECOND);
+        for (running, boot, left, past) in [
+            (0, 0, 3, 0),
+            (2, 1, 1, 0),
+            (1, 2, 1, 0),
+            (0, 4, 0, 1),
+            (9, 0, 0, 6),
+        ] {
+            let now = later(start, running * SECOND, boot * SECOND);
+            assert_eq!(
+                (deadline.left(&now), deadline.past(&now)),
+                (left * SECOND, past * SECOND),
+                "{running} {boot}"
+            );
+        }
+        assert_eq!(start.after(Duration::MAX).left(&start), FARTHEST);
+    }
+
+    #[test]
+    fn the_order_of_deadlines_stays_whatever_the_clocks_do() {
+        let start = Moment::now();
+        let moments: Vec<_> = (0..6)
+            .flat_map(|running| {
+                (0..6).map(move |boot| later(start, running * SECOND, boot * SECOND))
+            })
+            .collect();
+        for one in &moments {
+            for other in &moments {
+                let (one, other) = (one.after(4 * SECOND), other.after(SECOND));
+                let (late, early) = (one.later(other), one.earlier(other));
+                for now in &moments {
+                    let lefts = (one.left(now), other.left(now));
+                    assert!(late.left(now) >= lefts.0.max(lefts.1));
+                    assert!(early.left(now) == lefts.0.min(lefts.1));
+                }
+            }
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use crate::clock::Moment;
+use crate::clock::{Deadline, Moment};
 use crate::error::BackendError;
 use crate::key::LockKey;
 use crate::lease::{Lease, Released};
@@ -32,9 +32,8 @@ struct Duty {
     key: LockKey,
     owner: Owner,
     op_timeout: Duration,
-    /// The entry is gone by itself this long after `asked`.
-    ttl: Duration,
-    asked: Moment,
+    /// By then the entry is gone by itself.
+    gone: Deadline,
     /// Whether the entry may be made after it was released, because its request is still under way.
     may_come_late: bool,
     /// The first spot in line, which goes on when the first release was answered or has timed out; until then its line
@@ -52,31 +51,29 @@ impl Compensation {
         op_timeout: Duration,
         ttl: Duration,
     ) -> Self {
-        let mut compensation =
-            Self::of_entry(store, renewer, key, owner, op_timeout, ttl, Moment::now());
+        let latest = Moment::now().after(ttl);
+        let mut compensation = Self::of_entry(store, renewer, key, owner, op_timeout, latest);
         if let Some(duty) = &mut compensation.duty {
             duty.may_come_late = true;
         }
         compensation
     }
 
-    /// For an entry that was granted, and may last for `ttl` from `asked` on.
+    /// For an entry that was granted, and may last until `latest`.
     pub(crate) fn of_entry(
         store: &Arc<Store>,
         renewer: &Arc<Renewer>,
         key: &LockKey,
         owner: &Owner,
         op_timeout: Duration,
-        ttl: Duration,
-        asked: Moment,
+        latest: Deadline,
     ) -> Self {
         let duty = Duty {
             store: Arc::clone(store),
             key: key.clone(),
             owner: owner.clone(),
             op_timeout,
-            ttl,
-            asked,
+            gone: latest,
             may_come_late: false,
             spot: None,
         };
@@ -142,8 +139,12 @@ impl Duty {
             timer::sleep(pause).await;
             let answered = self.release().await;
             // A request that was not answered may have been applied an op timeout later.
-            let longest = self.ttl.saturating_add(self.op_timeout);
-            let left = longest.saturating_sub(self.asked.elapsed());
+            let now = Moment::now();
+            let late = self.gone.past(&now);
+            let left = self
+                .gone
+                .left(&now)
+                .saturating_add(self.op_timeout.saturating_sub(late));
             if answered || left.is_zero() {
                 return;
             }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, Semaphore};
 
 use crate::backend::{Holder, LockBackend, Renew};
-use crate::clock::Moment;
+use crate::clock::{Deadline, Moment};
 use crate::error::{BackendError, LockError, LossReason};
 use crate::fencing::FencingRange;
 use crate::key::LockKey;
@@ -72,7 +72,8 @@ impl Lease {
                 granted: asked,
                 asked,
                 ttl: terms.ttl,
-                latest: (asked, terms.ttl),
+                deadline: asked.after(validity(terms.ttl)),
+                latest: asked.after(terms.ttl),
                 frozen: false,
                 uncertain: false,
                 progress: asked,
@@ -146,10 +147,9 @@ impl Lease {
         }
     }
 
-    /// Since when and how long its deadline lets anybody believe in it, ended or not.
-    pub(crate) fn believed(&self) -> (Moment, Duration) {
-        let state = self.state();
-        (state.asked, validity(state.ttl))
+    /// Until when its holder may believe in it, ended or not.
+    pub(crate) fn deadline(&self) -> Deadline {
+        self.state().deadline
     }
 
     /// What others hear of the holder while there is one.
@@ -261,37 +261,29 @@ impl Lease {
         if state.ended.is_some() || state.frozen {
             return;
         }
-        if left(validity(ttl), &asked, &now) > left(validity(state.ttl), &state.asked, &now) {
-            state.asked = asked;
-            state.ttl = ttl;
-        }
+        (state.asked, state.ttl) = (asked, ttl);
+        state.deadline = state.deadline.later(asked.after(validity(ttl)));
     }
 
     /// The store is about to be asked for an entry of at least `ttl`.
     pub(crate) fn asks(&self, asked: Moment, ttl: Duration) {
         let mut state = self.state();
-        let now = Moment::now();
-        if left(ttl, &asked, &now) > left(state.latest.1, &state.latest.0, &now) {
-            state.latest = (asked, ttl);
-        }
+        state.latest = state.latest.later(asked.after(ttl));
     }
 
     /// The store has set the entry to `ttl`, no later than now.
     fn shortened(&self, ttl: Duration) {
         let mut state = self.state();
         if !self.store.capabilities.resends {
-            state.latest = (Moment::now(), ttl);
+            state.latest = Moment::now().after(ttl);
         }
     }
 
     /// The deadline falls to that of `ttl` from `asked` on, before the store is asked for it.
     fn shorten(&self, asked: Moment, ttl: Duration) {
         let mut state = self.state();
-        let now = Moment::now();
-        if left(validity(ttl), &asked, &now) < left(validity(state.ttl), &state.asked, &now) {
-            state.asked = asked;
-            state.ttl = ttl;
-        }
+        (state.asked, state.ttl) = (asked, ttl);
+        state.deadline = state.deadline.earlier(asked.after(validity(ttl)));
         if self.store.capabilities.resends {
             state.frozen = true;
         }

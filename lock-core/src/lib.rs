@@ -50,7 +50,7 @@
 //! | Who gives back what nobody holds? | `compensation.rs` |
 //! | What if a future is dropped half way? | `shield.rs` |
 //! | What is shared by all locks on a backend? | `store.rs` |
-//! | What time is it? | `clock.rs` ([`Moment`]); timers: `timer.rs` |
+//! | What time is it? | `clock.rs` ([`Moment`], [`Deadline`]); timers: `timer.rs` |
 //! | What is locked, and who holds it? | `key.rs` ([`LockKey`]), `name.rs` ([`LockName`]), `owner.rs` ([`Owner`]) |
 //! | How are late writes refused? | `fencing.rs` ([`FencingToken`], [`Fence`]) |
 //! | How does a lock go to another process? | `ticket.rs` ([`Ticket`]) |
@@ -103,7 +103,7 @@ pub use backend::{
     AcquireRequest, Attempt, Busy, Capabilities, Grant, Holder, LockBackend, MAX_TOKENS, Ownership,
     Place, Renew, RenewRequest, Wakeup, Wakeups,
 };
-pub use clock::Moment;
+pub use clock::{Deadline, Moment};
 pub use compose::{BackendCall, Observed, Observer};
 pub use error::{BackendError, BackendErrorKind, LockError, LossReason};
 pub use fencing::{Fence, FencingRange, FencingToken, StaleToken};

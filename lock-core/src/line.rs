@@ -405,10 +405,18 @@ impl Seen {
             }
             Stage::Offered(..) if self.missed => return Ok(Duration::MAX),
             Stage::Offered(_, since) => (*since, CLAIM),
-            Stage::Held(lease) => match lease.upgrade() {
-                Some(lease) => lease.believed(),
-                None => return Ok(Duration::MAX),
-            },
+            Stage::Held(lease) => {
+                let Some(lease) = lease.upgrade() else {
+                    return Ok(Duration::MAX);
+                };
+                let deadline = lease.deadline();
+                let left = deadline.left(&now);
+                return if left.is_zero() {
+                    Ok(deadline.past(&now))
+                } else {
+                    Err(left)
+                };
+            }
         };
         let elapsed = since.until(&now);
         elapsed

@@ -7,8 +7,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use lock_core::{
-    AcquireRequest, Attempt, BackendError, Busy, FencingRange, FencingToken, Forced, Grant, Holder,
-    LockKey, MAX_TOKENS, Moment, Owner, Ownership, Renew, RenewRequest,
+    AcquireRequest, Attempt, BackendError, Busy, Deadline, FencingRange, FencingToken, Forced,
+    Grant, Holder, LockKey, MAX_TOKENS, Moment, Owner, Ownership, Renew, RenewRequest,
 };
 
 use crate::wakeups::Watched;
@@ -61,8 +61,7 @@ impl Store {
         let entry = Entry {
             owner: request.owner.clone(),
             grant,
-            since: now,
-            ttl: request.ttl,
+            ends: now.after(request.ttl),
         };
         shard.put(request.key, entry, &now);
         Ok(Attempt::Granted(grant))
@@ -77,10 +76,11 @@ impl Store {
         if entry.owner != *renewal.owner {
             return Ownership::Taken;
         }
-        let lasts_longer = entry.remaining(&now) >= Some(renewal.ttl);
-        if renewal.how == Renew::Exactly || !lasts_longer {
-            (entry.since, entry.ttl) = (now, renewal.ttl);
-        }
+        let ends = now.after(renewal.ttl);
+        entry.ends = match renewal.how {
+            Renew::AtLeast => entry.ends.later(ends),
+            Renew::Exactly => ends,
+        };
         Ownership::Held
     }
 
@@ -147,8 +147,7 @@ impl Store {
             Entry {
                 owner: thief,
                 grant,
-                since: now,
-                ttl,
+                ends: now.after(ttl),
             },
             &now,
         );
@@ -219,16 +218,13 @@ impl Shard {
 struct Entry {
     owner: Owner,
     grant: Grant,
-    since: Moment,
-    ttl: Duration,
+    ends: Deadline,
 }
 
 impl Entry {
     /// What is left of the ttl; `None` once it is over.
     fn remaining(&self, now: &Moment) -> Option<Duration> {
-        self.ttl
-            .checked_sub(self.since.until(now))
-            .filter(|left| !left.is_zero())
+        Some(self.ends.left(now)).filter(|left| !left.is_zero())
     }
 
     fn holder(&self, now: &Moment) -> Holder {

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use lock_core::{
-    AcquireRequest, Attempt, Busy, FencingRange, FencingToken, Grant, Holder, MAX_TOKENS, Moment,
-    Owner, Ownership, Renew, RenewRequest,
+    AcquireRequest, Attempt, Busy, Deadline, FencingRange, FencingToken, Grant, Holder, MAX_TOKENS,
+    Moment, Owner, Ownership, Renew, RenewRequest,
 };
 
 mod store;
@@ -36,13 +36,12 @@ pub struct Entry {
 struct Kept {
     owner: Owner,
     grant: Grant,
-    since: Moment,
-    ttl: Duration,
+    ends: Deadline,
 }
 
 impl Kept {
     fn remaining(&self) -> Duration {
-        self.ttl.saturating_sub(self.since.elapsed())
+        self.ends.left(&Moment::now())
     }
 }
 
@@ -84,9 +83,11 @@ impl Honest {
             None => Ownership::Absent,
             Some(kept) if kept.owner != *renewal.owner => Ownership::Taken,
             Some(kept) => {
-                if renewal.how == Renew::Exactly || kept.remaining() < renewal.ttl {
-                    (kept.since, kept.ttl) = (Moment::now(), renewal.ttl);
-                }
+                let ends = Moment::now().after(renewal.ttl);
+                kept.ends = match renewal.how {
+                    Renew::AtLeast => kept.ends.later(ends),
+                    Renew::Exactly => ends,
+                };
                 Ownership::Held
             }
         }
@@ -149,8 +150,7 @@ impl Honest {
         let kept = Kept {
             owner: owner.clone(),
             grant,
-            since: Moment::now(),
-            ttl,
+            ends: Moment::now().after(ttl),
         };
         self.kept.insert(key.to_owned(), kept);
         grant

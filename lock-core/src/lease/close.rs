@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::Lease;
 use crate::backend::Ownership;
-use crate::clock::Moment;
+use crate::clock::{Deadline, Moment};
 use crate::compensation::Compensation;
 use crate::error::{BackendError, LockError, LossReason};
 use crate::key::LockKey;
@@ -49,10 +49,9 @@ impl Released {
 
 /// What becomes of an entry when its lease is closed.
 enum Closing {
-    /// It is to be released; it may last until `asked + ttl`. Then the first spot in line goes on.
+    /// It is to be released; it may last until `latest`. Then the first spot in line goes on.
     Send {
-        asked: Moment,
-        ttl: Duration,
+        latest: Deadline,
         spot: Option<Spot>,
     },
     /// It is known to be gone.
@@ -74,8 +73,8 @@ impl Lease {
             Some(LossReason::Taken) => Closing::Gone(Released::TakenOver),
             Some(reason) if closed => Closing::Before(reason),
             _ => {
-                let ((asked, ttl), spot) = (state.latest, state.spot.take());
-                Closing::Send { asked, ttl, spot }
+                let (latest, spot) = (state.latest, state.spot.take());
+                Closing::Send { latest, spot }
             }
         }
     }
@@ -90,8 +89,8 @@ impl Lease {
         self: &Arc<Self>,
         reason: LossReason,
     ) -> Result<Released, LockError> {
-        let (asked, ttl, spot) = match self.close(reason) {
-            Closing::Send { asked, ttl, spot } => (asked, ttl, spot),
+        let (latest, spot) = match self.close(reason) {
+            Closing::Send { latest, spot } => (latest, spot),
             Closing::Gone(answer) => return Ok(answer),
             Closing::Before(reason) => {
                 return Err(LockError::Lost {
@@ -103,7 +102,7 @@ impl Lease {
         let lease = Arc::clone(self);
         let call = async move {
             let _call = lease.store.call();
-            let compensation = lease.compensation(asked, ttl);
+            let compensation = lease.compensation(latest);
             let answer = lease.call_release().await;
             observe::released(&lease.key, &answer);
             if answer.is_ok() {
@@ -129,12 +128,12 @@ impl Lease {
 
     /// Releases the entry in the background.
     pub(crate) fn release_in_background(self: &Arc<Self>, reason: LossReason) {
-        if let Closing::Send { asked, ttl, spot } = self.close(reason) {
-            drop(self.compensation(asked, ttl).with_spot(spot, self));
+        if let Closing::Send { latest, spot } = self.close(reason) {
+            drop(self.compensation(latest).with_spot(spot, self));
         }
     }
 
-    fn compensation(&self, asked: Moment, ttl: Duration) -> Compensation {
+    fn compensation(&self, latest: Deadline) -> Compensation {
         let op_timeout = self.terms.op_timeout;
         Compensation::of_entry(
             &self.store,
@@ -142,8 +141,7 @@ impl Lease {
             &self.key,
             &self.owner,
             op_timeout,
-            ttl,
-            asked,
+            latest,
         )
     }
 

@@ -6,22 +6,24 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use crate::clock::Moment;
+use crate::clock::{Deadline, Moment};
 use crate::error::LossReason;
 use crate::key::LockKey;
 use crate::line::Spot;
 use crate::observe;
-use crate::policy::{Terms, validity};
+use crate::policy::Terms;
 use crate::renewer::Link;
 
 /// What is known of one lease.
 pub(super) struct State {
     pub(super) granted: Moment,
-    /// The entry lasts at least until `asked + ttl`, and its holder believes in it until `asked + validity(ttl)`.
+    /// The entry was last confirmed to last for `ttl` from `asked` on.
     pub(super) asked: Moment,
     pub(super) ttl: Duration,
-    /// The entry may last until `latest.0 + latest.1`, by what was sent and may have been applied unheard.
-    pub(super) latest: (Moment, Duration),
+    /// Until then its holder believes in it.
+    pub(super) deadline: Deadline,
+    /// Until then the entry may last, by what was sent and may have been applied unheard.
+    pub(super) latest: Deadline,
     /// The deadline may not rise any more, because an old request to shorten the entry may yet arrive.
     pub(super) frozen: bool,
     /// The last operation was not answered.
@@ -111,7 +113,7 @@ impl State {
         if self.ended.is_some() {
             return Duration::ZERO;
         }
-        left(validity(self.ttl), &self.asked, &now).min(self.hold_left(terms, now))
+        self.deadline.left(&now).min(self.hold_left(terms, now))
     }
 
     pub(super) fn hold_left(&self, terms: &Terms, now: Moment) -> Duration {
