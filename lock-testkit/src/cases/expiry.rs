@@ -102,10 +102,13 @@ pub async fn a_dropped_attempt_leaves_nothing_without_an_end<F: Fixture>(fixture
 pub async fn an_entry_outlives_its_guard<F: Fixture>(fixture: F) {
     let (client, locks) = watched_locks(&fixture).await;
     let oracle = fixture.client().await;
+    // Longer than a guard ends before its entry: and the last comes after an answer that took so long.
+    let delay = 2 * SHORT;
     for effect in [
         Effect::Honest,
-        Effect::DelayBefore(SHORT),
-        Effect::DelayAfter(SHORT),
+        Effect::DelayBefore(delay),
+        Effect::DelayAfter(delay),
+        Effect::Honest,
     ] {
         client.on(Op::Acquire).next(effect);
         let guard = hold(&unrenewed(&locks, &key(&fixture, "k"))).await;

@@ -332,9 +332,9 @@ pub(crate) async fn subscribe(client: &impl LockBackend, key: &LockKey) -> Box<d
     let wakeups = client
         .wakeups()
         .expect("a store that declares wake-ups has them");
-    wakeups
-        .subscribe(key, None)
-        .await
+    let subscribed = timeout(BOUND, wakeups.subscribe(key, None)).await;
+    subscribed
+        .unwrap_or_else(|_| panic!("not subscribed within {BOUND:?}"))
         .expect("a subscription is confirmed")
 }
 

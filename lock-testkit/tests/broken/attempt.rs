@@ -65,7 +65,9 @@ impl Broken {
         let ttl = request.ttl;
         request.ttl = self.ttl(&request);
         self.replicate(key).await?;
-        match self.honest.try_acquire(request).await? {
+        let answer = self.honest.try_acquire(request).await?;
+        *self.answered.lock().unwrap() = Some(Moment::now());
+        match answer {
             Attempt::Granted(grant) => {
                 if self.flaw == Flaw::SetsThenExpires {
                     yield_now().await;
@@ -110,6 +112,10 @@ impl Broken {
                 let refused = self.store.refused.lock().unwrap();
                 let first = refused.get(request.key.as_str());
                 ttl.saturating_sub(first.map(Moment::elapsed).unwrap_or_default())
+            }
+            Flaw::CountsFromItsLastAnswer => {
+                let answered = self.answered.lock().unwrap();
+                ttl.saturating_sub(answered.map(|then| then.elapsed()).unwrap_or_default())
             }
             _ => ttl,
         }

@@ -22,6 +22,8 @@ pub(crate) struct Broken {
     me: Owner,
     /// How often connections had been cut when this client connected.
     pub(super) cuts: usize,
+    /// When this client was last answered.
+    pub(super) answered: Arc<Mutex<Option<Moment>>>,
 }
 
 /// What all clients of a store share beside its entries.
@@ -61,6 +63,7 @@ impl Broken {
             store: Arc::default(),
             me: Owner::fresh(None).unwrap(),
             cuts: 0,
+            answered: Arc::default(),
         }
     }
 
@@ -68,6 +71,7 @@ impl Broken {
         Self {
             me: Owner::fresh(None).unwrap(),
             cuts: self.store.cuts.load(Ordering::SeqCst),
+            answered: Arc::default(),
             ..self.clone()
         }
     }

@@ -17,6 +17,7 @@ pub(crate) enum Flaw {
     HasNoEnd,
     EndsEarly,
     CountsFromTheFirstAttempt,
+    CountsFromItsLastAnswer,
     CapsTheTtlAtAnHour,
     SetsThenExpires,
     // ownership
@@ -52,6 +53,9 @@ pub(crate) enum Flaw {
     UnsubscribesAll,
     ListensForTrimmedNames,
     WakesTheFirstOfAllOnly,
+    WakesOnce,
+    WakesForNoReason,
+    NeverConfirmsASubscription,
     // names
     RefusesControlCharacters,
     IgnoresCase,

@@ -176,6 +176,7 @@ pub(crate) const TABLE: &[(Flaw, &[&str])] = &[
         &["fencing::blocks_have_the_size_asked_for_and_are_given_once"],
     ),
     (CountsNanoseconds, &["fencing::tokens_fit_into_53_bits"]),
+    // A lost notification must not be waited for without end.
     (
         WakesNobody,
         &[
@@ -379,6 +380,12 @@ pub(crate) const TABLE: &[(Flaw, &[&str])] = &[
         CountsFromTheFirstAttempt,
         &["expiry::a_ttl_counts_from_the_attempt_that_was_granted"],
     ),
+    // What a client of locks does wrong that counts its deadline from the reply, on the other side: the entry ends too early by as
+    // much as the last answer is old.
+    (
+        CountsFromItsLastAnswer,
+        &["expiry::an_entry_outlives_its_guard"],
+    ),
     (
         CapsTheTtlAtAnHour,
         &["expiry::the_longest_ttl_is_kept_and_no_other_ttl_is_sent"],
@@ -467,6 +474,15 @@ pub(crate) const TABLE: &[(Flaw, &[&str])] = &[
             "waiting::a_release_wakes_all_who_subscribe",
             "waiting::a_hundred_waiters_are_all_served",
         ],
+    ),
+    (WakesOnce, &["waiting::a_release_wakes_all_who_subscribe"]),
+    (
+        WakesForNoReason,
+        &["waiting::retries_are_made_as_often_as_was_asked"],
+    ),
+    (
+        NeverConfirmsASubscription,
+        &["waiting::a_release_wakes_all_who_subscribe"],
     ),
     (
         NeverReconnects,

@@ -21,6 +21,9 @@ impl Wakeups for Broken {
         if self.flaw == Flaw::ListensForTrimmedNames {
             key = LockKey::new(key.as_str().trim()).unwrap();
         }
+        if self.flaw == Flaw::NeverConfirmsASubscription {
+            std::future::pending::<()>().await;
+        }
         let wakeups = self.honest.wakeups().unwrap();
         let honest = wakeups.subscribe(&key, place).await?;
         let dropped = self.store.dropped.load(Ordering::SeqCst);
@@ -31,6 +34,7 @@ impl Wakeups for Broken {
             honest,
             dropped,
             is_first,
+            was_woken: false,
             cuts: self.store.cuts.load(Ordering::SeqCst),
         }))
     }
@@ -46,6 +50,7 @@ struct BrokenWakeup {
     honest: Box<dyn Wakeup>,
     dropped: usize,
     is_first: bool,
+    was_woken: bool,
     cuts: usize,
 }
 
@@ -75,8 +80,11 @@ impl Wakeup for BrokenWakeup {
                 std::future::pending().await
             }
             Flaw::WakesTheFirstOfAllOnly if !self.is_first => std::future::pending().await,
+            Flaw::WakesOnce if self.was_woken => std::future::pending().await,
+            Flaw::WakesForNoReason => {}
             _ => self.honest.notified().await,
         }
+        self.was_woken = true;
     }
 }
 
