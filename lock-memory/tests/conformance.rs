@@ -1,6 +1,8 @@
 //! lock-memory keeps every promise of a backend, in virtual time and, across threads, in real time.
 
-use lock_core::LockKey;
+use std::sync::Arc;
+
+use lock_core::{ForceRelease, LockKey};
 use lock_memory::{MemoryBackend, lock_core};
 use lock_testkit::{Fixture, Gap};
 
@@ -35,6 +37,10 @@ impl<const PAUSED: bool> Fixture for Memory<PAUSED> {
     async fn expire(&self, key: &LockKey) -> bool {
         self.0.expire(key.as_str());
         true
+    }
+
+    async fn operator(&self) -> Option<Arc<dyn ForceRelease>> {
+        Some(Arc::new(self.0.client()))
     }
 }
 

@@ -37,6 +37,7 @@ pub mod exclusion;
 pub mod expiry;
 pub mod faults;
 pub mod fencing;
+pub mod force;
 pub mod guards;
 pub mod hand_over;
 pub mod lifecycle;
@@ -194,6 +195,15 @@ macro_rules! for_each_case {
                 a_hand_over_of_a_free_key_is_refused [HandOver]
                 a_repeated_hand_over_answers_the_same_grant [HandOver]
                 a_ticket_works_once [HandOver]
+            }
+            force {
+                a_lock_that_was_taken_by_force_is_free_and_whose_it_was_is_told [ForceRelease]
+                a_free_lock_is_nobodys_to_be_taken_from [ForceRelease]
+                tokens_rise_across_force [Fencing ForceRelease]
+                a_holder_hears_that_its_lock_was_taken_by_force [ForceRelease]
+                force_wakes_all_who_wait [Wakeups ForceRelease]
+                force_takes_one_lock_and_no_other [ForceRelease]
+                what_is_no_lock_is_not_taken_by_force [Obstruct ForceRelease]
             }
             errors {
                 what_is_no_lock_is_a_conflict [Obstruct]

@@ -1,9 +1,10 @@
 //! The store under test: what a backend's author writes, about twenty lines.
 
 use std::io::Write as _;
+use std::sync::Arc;
 use std::time::Duration;
 
-use lock_core::{LockBackend, LockKey};
+use lock_core::{ForceRelease, LockBackend, LockKey};
 use tokio::runtime::Builder;
 use tokio::time::timeout;
 
@@ -18,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// Each case starts one of its own and drops it at the end. Several run at the same time; if their fixtures share a
 /// server, that does no harm, because every case uses keys of its own.
 ///
-/// The hooks do to the store what no client can. The default of each answers `false`, "this fixture cannot"; that is
+/// The hooks do to the store what no client can. The default of each answers `false`, "this fixture cannot", or nobody; that is
 /// then a [`Gap`] to be declared in [`GAPS`](Self::GAPS), like everything that the store itself cannot.
 ///
 /// ```
@@ -39,6 +40,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 ///         Gap::Stop,
 ///         Gap::Stall,
 ///         Gap::CutConnections,
+///         Gap::ForceRelease,
 ///     ];
 ///
 ///     async fn start() -> Self {
@@ -129,6 +131,11 @@ pub trait Fixture: Sized + Send + Sync + 'static {
     /// Cuts all connections of all clients, now. They may connect again at once.
     fn cut_connections(&self) -> impl Future<Output = bool> + Send {
         async { false }
+    }
+
+    /// A client that can take a lock from its holder: the backend, where it is a [`ForceRelease`] too.
+    fn operator(&self) -> impl Future<Output = Option<Arc<dyn ForceRelease>>> + Send {
+        async { None }
     }
 }
 

@@ -37,6 +37,8 @@ pub enum Gap {
     Stall,
     /// There is no [`Fixture::cut_connections`](crate::Fixture::cut_connections).
     CutConnections,
+    /// There is no [`Fixture::operator`](crate::Fixture::operator): no lock can be taken from its holder.
+    ForceRelease,
 }
 
 impl Gap {
@@ -55,6 +57,7 @@ impl Gap {
         Self::Stop,
         Self::Stall,
         Self::CutConnections,
+        Self::ForceRelease,
     ];
 
     /// Whether a backend declares that it has it; `None` of a hook, which is the fixture's.
@@ -72,7 +75,8 @@ impl Gap {
             | Self::Restart
             | Self::Stop
             | Self::Stall
-            | Self::CutConnections => None,
+            | Self::CutConnections
+            | Self::ForceRelease => None,
         }
     }
 
@@ -92,6 +96,7 @@ impl Gap {
             Self::Stop => "`Fixture::stop`",
             Self::Stall => "`Fixture::stall`",
             Self::CutConnections => "`Fixture::cut_connections`",
+            Self::ForceRelease => "`Fixture::operator`",
         };
         format!("implement {what}, or declare `Gap::{self:?}` in `Fixture::GAPS`")
     }
@@ -113,6 +118,7 @@ impl fmt::Display for Gap {
             Self::Stop => "way to stop the store",
             Self::Stall => "way to stall the store",
             Self::CutConnections => "connections to cut",
+            Self::ForceRelease => "way to take a lock from its holder",
         })
     }
 }

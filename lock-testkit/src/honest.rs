@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use lock_core::{
-    AcquireRequest, Attempt, Busy, Deadline, FencingRange, FencingToken, Grant, Holder, MAX_TOKENS,
-    Moment, Owner, Ownership, Renew, RenewRequest,
+    AcquireRequest, Attempt, Busy, Deadline, FencingRange, FencingToken, Forced, Grant, Holder,
+    MAX_TOKENS, Moment, Owner, Ownership, Renew, RenewRequest,
 };
 
 mod store;
@@ -115,6 +115,14 @@ impl Honest {
             .map(holder)
     }
 
+    /// See [`lock_core::ForceRelease::force_release`].
+    pub fn force_release(&mut self, key: &str) -> Option<Forced> {
+        self.forget_ended();
+        let holder = holder(&self.kept.remove(key)?);
+        let fencing = self.reserve(1).fencing.map(|range| range.first());
+        Some(Forced::new(holder, fencing))
+    }
+
     /// Deletes the entry of `key`. Whether there was one.
     pub fn evict(&mut self, key: &str) -> bool {
         self.forget_ended();
@@ -143,10 +151,7 @@ impl Honest {
     }
 
     fn put(&mut self, key: &str, owner: &Owner, ttl: Duration, tokens: u16) -> Grant {
-        let first = self.newest + 1;
-        self.newest += u64::from(tokens.clamp(1, MAX_TOKENS));
-        let range = FencingRange::new(FencingToken::new(first), FencingToken::new(self.newest));
-        let grant = Grant::new((!self.without_fencing).then_some(range));
+        let grant = self.reserve(tokens);
         let kept = Kept {
             owner: owner.clone(),
             grant,
@@ -154,6 +159,13 @@ impl Honest {
         };
         self.kept.insert(key.to_owned(), kept);
         grant
+    }
+
+    fn reserve(&mut self, tokens: u16) -> Grant {
+        let first = self.newest + 1;
+        self.newest += u64::from(tokens.clamp(1, MAX_TOKENS));
+        let range = FencingRange::new(FencingToken::new(first), FencingToken::new(self.newest));
+        Grant::new((!self.without_fencing).then_some(range))
     }
 
     fn forget_ended(&mut self) {

@@ -43,6 +43,8 @@
 //! the entry was deleted and after the store lost its data: the greater of the last token + 1 and the store's time in
 //! microseconds does. The file backend has no wake-ups, and its waiters look again every now and then.
 //!
+//! Where operators shall be able to take a lock from a holder that is stuck, implement [`lock_core::ForceRelease`] too.
+//!
 //! **5. Write the fixture,** in `tests/conformance.rs` of your crate, with `lock-testkit` as a dev-dependency:
 //!
 //! ```
@@ -63,6 +65,7 @@
 //!         Gap::Stop,
 //!         Gap::Stall,
 //!         Gap::CutConnections,
+//!         Gap::ForceRelease,
 //!     ];
 //!
 //!     async fn start() -> Self {

@@ -1,8 +1,9 @@
 //! The honest store keeps every promise: the model and the cases agree.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use lock_core::{BackendCall, BackendError, LockKey, Observed};
+use lock_core::{BackendCall, BackendError, ForceRelease, LockKey, Observed};
 use lock_testkit::{Effect, Fixture, Gap, Op, Scripted};
 
 /// With `LATENCY` the clients are a network away, so that their calls can be dropped halfway.
@@ -45,6 +46,10 @@ impl<const LATENCY: u64> Fixture for Honest<LATENCY> {
         self.0.expire(key.as_str());
         true
     }
+
+    async fn operator(&self) -> Option<Arc<dyn ForceRelease>> {
+        Some(Arc::new(self.0.inner().clone()))
+    }
 }
 
 /// A backend around a backend is one.
@@ -75,6 +80,10 @@ impl Fixture for Watched {
     async fn evict(&self, key: &LockKey) -> bool {
         self.0.evict(key.as_str());
         true
+    }
+
+    async fn operator(&self) -> Option<Arc<dyn ForceRelease>> {
+        Some(Arc::new(self.0.inner().clone()))
     }
 }
 

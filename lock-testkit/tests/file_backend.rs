@@ -28,6 +28,7 @@ impl Fixture for Files {
         Gap::Stop,
         Gap::Stall,
         Gap::CutConnections,
+        Gap::ForceRelease,
     ];
 
     async fn start() -> Self {

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use lock_core::{
-    AcquireRequest, Attempt, BackendError, BackendErrorKind, Capabilities, Holder, LockBackend,
-    LockKey, Owner, Ownership, Place, RenewRequest, Wakeup, Wakeups,
+    AcquireRequest, Attempt, BackendError, BackendErrorKind, Capabilities, ForceRelease, Forced,
+    Holder, LockBackend, LockKey, Owner, Ownership, Place, RenewRequest, Wakeup, Wakeups,
 };
 
 use super::Honest;
@@ -112,6 +112,19 @@ impl LockBackend for HonestStore {
         } else {
             None
         }
+    }
+}
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl ForceRelease for HonestStore {
+    async fn force_release(&self, key: &LockKey) -> Result<Option<Forced>, BackendError> {
+        let mut state = self.state();
+        let forced = state.model.force_release(key.as_str());
+        if forced.is_some() {
+            state.subscribers.wake(key.as_str());
+        }
+        Ok(forced)
     }
 }
 

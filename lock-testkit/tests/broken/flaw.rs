@@ -68,6 +68,17 @@ pub(crate) enum Flaw {
     HandsOverFromAnybody,
     HandsOverWhatIsFree,
     RefusesARepeatedHandOver,
+    // force
+    ForceKeepsTheEntry,
+    ForceFindsSomebody,
+    ForceHidesTheHolder,
+    ForceTellsTheOwner,
+    ForceGivesTheHoldersToken,
+    ForceReservesNoToken,
+    ForceGivesNoToken,
+    ForceWakesNobody,
+    ForceTakesAllAlike,
+    ForceTakesWhatIsNoLock,
     // lifecycle
     RepeatsShorten,
     RepeatsAreBusy,

@@ -1,15 +1,17 @@
 //! Backends that are wrong in one respect each, around the honest store.
 
 use std::cell::Cell;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use lock_core::LockKey;
+use lock_core::{ForceRelease, LockKey};
 use lock_testkit::{Fixture, Gap};
 
 mod attempt;
 mod backend;
 mod client;
 mod flaw;
+mod force;
 mod table;
 mod wakeups;
 
@@ -80,5 +82,9 @@ impl Fixture for Zoo {
     async fn cut_connections(&self) -> bool {
         self.0.store.cuts.fetch_add(1, Ordering::SeqCst);
         true
+    }
+
+    async fn operator(&self) -> Option<Arc<dyn ForceRelease>> {
+        Some(Arc::new(self.0.client()))
     }
 }

@@ -119,6 +119,7 @@ pub(crate) const TABLE: &[(Flaw, &[&str])] = &[
             "renewal::renewing_after_the_end_does_not_resurrect",
             "renewal::renewing_after_a_release_does_not_resurrect",
             "renewal::renewing_after_an_eviction_does_not_resurrect",
+            "force::a_holder_hears_that_its_lock_was_taken_by_force",
             "guards::with_says_that_the_lock_was_lost",
         ],
     ),
@@ -264,6 +265,48 @@ pub(crate) const TABLE: &[(Flaw, &[&str])] = &[
             "hand_over::a_repeated_hand_over_answers_the_same_grant",
             "faults::a_hand_over_is_done_once_and_given_back_if_nobody_heard_of_it",
         ],
+    ),
+    (
+        ForceKeepsTheEntry,
+        &[
+            "force::a_lock_that_was_taken_by_force_is_free_and_whose_it_was_is_told",
+            "force::a_holder_hears_that_its_lock_was_taken_by_force",
+            "force::force_wakes_all_who_wait",
+            "force::force_takes_one_lock_and_no_other",
+        ],
+    ),
+    (
+        ForceFindsSomebody,
+        &["force::a_free_lock_is_nobodys_to_be_taken_from"],
+    ),
+    (
+        ForceHidesTheHolder,
+        &["force::a_lock_that_was_taken_by_force_is_free_and_whose_it_was_is_told"],
+    ),
+    (
+        ForceTellsTheOwner,
+        &["force::a_lock_that_was_taken_by_force_is_free_and_whose_it_was_is_told"],
+    ),
+    (
+        ForceGivesNoToken,
+        &[
+            "force::a_lock_that_was_taken_by_force_is_free_and_whose_it_was_is_told",
+            "force::tokens_rise_across_force",
+        ],
+    ),
+    (
+        ForceGivesTheHoldersToken,
+        &["force::tokens_rise_across_force"],
+    ),
+    (ForceReservesNoToken, &["force::tokens_rise_across_force"]),
+    (ForceWakesNobody, &["force::force_wakes_all_who_wait"]),
+    (
+        ForceTakesAllAlike,
+        &["force::force_takes_one_lock_and_no_other"],
+    ),
+    (
+        ForceTakesWhatIsNoLock,
+        &["force::what_is_no_lock_is_not_taken_by_force"],
     ),
     (
         RepeatsShorten,
