@@ -23,17 +23,25 @@ pub const MAX_TOKENS: u16 = 64;
 /// owner and the instant at which the entry ends.
 ///
 /// 1. Every method is one atomic step at the store. Never read, then write.
-/// 2. An entry always has an end, set in the same step as the entry.
+///    `exclusion::of_many_concurrent_attempts_one_is_granted`, `exclusion::small_histories_are_linearizable`
+/// 2. An entry always has an end, set in the same step as the entry. `expiry::every_entry_has_an_end`,
+///    `expiry::a_dropped_attempt_leaves_nothing_without_an_end`
 /// 3. An entry lasts at least as long as asked: round a ttl up to the store's resolution.
+///    `expiry::an_entry_lasts_at_least_its_ttl`, `expiry::an_entry_outlives_its_guard`
 /// 4. Nothing but [`try_acquire`](Self::try_acquire) creates an entry.
+///    `renewal::renewing_after_the_end_does_not_resurrect`, `renewal::renewing_after_a_release_does_not_resurrect`
 /// 5. Only the owner in the request may lose or prolong its entry. The whole owner is compared.
+///    `ownership::a_stranger_cannot_release`, `renewal::a_stranger_cannot_renew`, `ownership::the_whole_owner_is_compared`
 /// 6. An error says truthfully whether the request may have been applied ([`BackendErrorKind`]). If in doubt, it
-///    may have been.
+///    may have been. `outages::what_is_said_not_to_be_done_is_not_done`,
+///    `errors::a_store_that_is_down_is_a_failure_and_never_busy`
 /// 7. Dropping a method's future is allowed at any point. The request is then of unknown outcome.
+///    `lifecycle::a_dropped_call_leaves_the_store_usable`
 /// 8. Something that is no lock at the key (another type) is [`BackendErrorKind::Conflict`], never changed
 ///    and never "busy". An entry that others wrote in the store's lock layout is busy.
+///    `errors::what_is_no_lock_is_a_conflict`
 ///
-/// `lock-testkit` checks these promises.
+/// `lock-testkit` checks these promises: what stands behind each, here and below, are the cases of its `cases` that do.
 ///
 /// [`BackendErrorKind`]: crate::BackendErrorKind
 /// [`BackendErrorKind::Conflict`]: crate::BackendErrorKind::Conflict
@@ -43,22 +51,32 @@ pub trait LockBackend: Debug + Send + Sync + 'static {
     /// One attempt to make `request.owner` the owner of `request.key` for `request.ttl`.
     ///
     /// 1. Grants if there is no entry or the entry has ended, and otherwise answers busy without touching it.
+    ///    `exclusion::a_held_key_is_busy_for_everybody_else`, `expiry::an_entry_ends_by_itself`,
+    ///    `exclusion::a_busy_answer_touches_nothing`, `lifecycle::a_busy_answer_names_the_holder`
     /// 2. Is idempotent for its owner: if the entry is already this owner's, it answers the same grant and
     ///    touches nothing, because a late copy of the request must not shorten what was prolonged since. A copy
     ///    asks for as many tokens as the first.
+    ///    `lifecycle::a_repeated_attempt_answers_the_same_grant_and_touches_nothing`, `faults::a_late_copy_shortens_nothing`
     /// 3. With `request.from`: grants only while `from` owns the entry, which the new owner replaces in the same
     ///    step. Otherwise busy (or, if there is no entry, busy with an empty [`Holder`]).
+    ///    `hand_over::a_hand_over_replaces_the_owner_once`, `hand_over::a_hand_over_from_a_stranger_is_refused`,
+    ///    `hand_over::a_hand_over_of_a_free_key_is_refused`
     /// 4. Where the store has fencing: the grant reserves `request.tokens` numbers in the same step, all
     ///    greater than any given before for this key, also after release, expiry and loss of data.
-    /// 5. Never waits for the holder.
+    ///    `fencing::blocks_have_the_size_asked_for_and_are_given_once`, `fencing::tokens_rise_over_a_thousand_grants`,
+    ///    `fencing::tokens_rise_across_expiry`, `fencing::tokens_rise_across_eviction`, `outages::tokens_rise_across_a_restart`
+    /// 5. Never waits for the holder. `waiting::a_wait_of_zero_is_one_attempt`
     async fn try_acquire<'a>(&self, request: AcquireRequest<'a>) -> Result<Attempt, BackendError>;
 
     /// Prolongs entries: one or thousands, in as few commands as the store allows.
     ///
     /// 1. Answers in the order asked; lock-core counts a missing answer as unknown.
+    ///    `renewal::a_thousand_renewals_are_answered_in_order`
     /// 2. [`Renew::AtLeast`] never shortens what is left of the entry; [`Renew::Exactly`] sets it.
-    /// 3. Never recreates an entry that is gone.
+    ///    `renewal::at_least_never_shortens`, `renewal::exactly_shortens`
+    /// 3. Never recreates an entry that is gone. `renewal::renewing_after_an_eviction_does_not_resurrect`
     /// 4. One key that fails does not keep the others from being renewed.
+    ///    `renewal::one_key_that_fails_does_not_keep_the_others_from_being_renewed`
     async fn renew<'a>(
         &self,
         renewals: &'a [RenewRequest<'a>],
@@ -66,18 +84,21 @@ pub trait LockBackend: Debug + Send + Sync + 'static {
 
     /// Deletes the entry of `key` if `owner` owns it, and wakes waiters.
     ///
-    /// [`Ownership::Held`] means: it was this owner's and is gone now.
+    /// 1. [`Ownership::Held`] means: it was this owner's and is gone now. `ownership::a_release_frees_the_key`,
+    ///    `ownership::releasing_twice_is_harmless`, `ownership::a_late_release_leaves_the_next_holder_alone`
+    /// 2. Where the store wakes, all who subscribe to the key are woken. `waiting::a_release_wakes_all_who_subscribe`
     async fn release(&self, key: &LockKey, owner: &Owner) -> Result<Ownership, BackendError>;
 
-    /// Who holds `key`, or `None` if it is free. Reads only.
+    /// Who holds `key`, or `None` if it is free. Reads only. `lifecycle::an_inspection_tells_and_changes_nothing`
     async fn inspect(&self, key: &LockKey) -> Result<Option<Holder>, BackendError>;
 
-    /// What this store can do. The same answer every time.
+    /// What this store can do. The same answer every time. `lifecycle::what_is_declared_stays_and_is_there`
     fn capabilities(&self) -> Capabilities;
 
     /// How waiters are woken, where the store can: `Some` exactly if [`Capabilities::wakeups`] is set.
     ///
     /// Required, because a wrapper that forgets to pass it on would make every waiter poll.
+    /// `lifecycle::what_is_declared_stays_and_is_there`
     fn wakeups(&self) -> Option<Arc<dyn Wakeups>>;
 }
 
@@ -85,7 +106,7 @@ pub trait LockBackend: Debug + Send + Sync + 'static {
 #[async_trait]
 pub trait Wakeups: Debug + Send + Sync {
     /// Subscribes to wake-ups of `key`, and with `place` to those of this place in the store's line. Resolves
-    /// when the subscription is in force: a release after that is notified.
+    /// when the subscription is in force: a release after that is notified. `waiting::a_release_wakes_all_who_subscribe`
     async fn subscribe(
         &self,
         key: &LockKey,
@@ -96,11 +117,15 @@ pub trait Wakeups: Debug + Send + Sync {
     async fn leave(&self, key: &LockKey, place: &Place) -> Result<(), BackendError>;
 }
 
-/// One subscription. Dropping it unsubscribes.
+/// One subscription. Dropping it unsubscribes. `waiting::dropping_one_subscription_leaves_the_others`
 #[async_trait]
 pub trait Wakeup: Debug + Send {
-    /// Resolves when the key may have become free, and also on every doubt (reconnected, messages missed): it
-    /// is a hint, and its receiver looks at the store. What came before the call counts. Cancel safe.
+    /// Resolves when the key may have become free: it is a hint, and its receiver looks at the store.
+    ///
+    /// 1. What came before the call counts. `waiting::a_release_before_the_wait_counts`
+    /// 2. Resolves also on every doubt (reconnected, messages missed).
+    ///    `outages::a_subscription_outlives_cut_connections`
+    /// 3. Cancel safe: a call that is dropped takes nothing along. `waiting::an_unfinished_wait_can_be_dropped`
     async fn notified(&mut self);
 }
 

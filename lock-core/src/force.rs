@@ -15,10 +15,12 @@ use crate::key::LockKey;
 pub trait ForceRelease: LockBackend {
     /// Deletes the entry of `key` whoever owns it, wakes waiters, and answers whose it was; `None` if there was none.
     ///
-    /// 1. One atomic step at the store.
+    /// 1. One atomic step at the store. `force::a_lock_that_was_taken_by_force_is_free_and_whose_it_was_is_told`,
+    ///    `force::a_free_lock_is_nobodys_to_be_taken_from`, `force::force_wakes_all_who_wait`
     /// 2. Where the store has fencing, it reserves a token in the same step, greater than any given before for this key: a
-    ///    resource that has seen it refuses the old holder's writes.
+    ///    resource that has seen it refuses the old holder's writes. `force::tokens_rise_across_force`
     /// 3. Something that is no lock at the key is [`Conflict`](crate::BackendErrorKind::Conflict), and left alone.
+    ///    `force::what_is_no_lock_is_not_taken_by_force`
     ///
     /// # Errors
     ///
