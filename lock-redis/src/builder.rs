@@ -111,7 +111,7 @@ impl From<Place> for RedisBackendBuilder {
 
 impl RedisBackendBuilder {
     /// How long making a connection may take; default [`DEFAULT_CONNECT_TIMEOUT`]. Behind Sentinel that includes looking for
-    /// the primary; each node of a cluster is given a fifth of it.
+    /// the primary; a node of a cluster may be given a part of it.
     pub const fn with_connect_timeout(mut self, timeout: Duration) -> Self {
         self.settings.connect_timeout = timeout;
         self

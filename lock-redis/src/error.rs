@@ -36,6 +36,7 @@ pub(crate) enum Cause {
     /// The connection is of no use any more, perhaps since after the request was sent.
     Broken,
     /// The client's task that has the connections to a cluster ended, with its runtime.
+    #[allow(dead_code, reason = "not every client has such a task")]
     Gone,
     /// Anything else.
     Odd,

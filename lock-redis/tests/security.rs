@@ -60,6 +60,33 @@ async fn wrong_credentials_are_permanent_and_never_printed() {
 }
 
 #[tokio::test]
+async fn names_and_passwords_of_any_characters_let_us_in() {
+    let (user, password) = ("us\u{e9}r", "a b\"c'd\\e%f{g}\u{2603}@:/?#");
+    let server = RedisServer::start();
+    server.add_user(user, password, "~* &* +@all");
+    let encode = |text: &str| {
+        text.bytes()
+            .map(|byte| format!("%{byte:02x}"))
+            .collect::<String>()
+    };
+    let address = format!("127.0.0.1:{}", server.port());
+    for protocol in ["", "?protocol=resp2", "?protocol=resp3"] {
+        let url = format!(
+            "redis://{}:{}@{address}{protocol}",
+            encode(user),
+            encode(password)
+        );
+        let backend = Backend::connect(url).await.unwrap();
+        round_trip(&backend).await;
+        let wakeups = backend.wakeups().unwrap();
+        wakeups.subscribe(&key("k"), None).await.unwrap();
+        let expected = if protocol.ends_with('2') { 2 } else { 3 };
+        let clients = server.cli(&["CLIENT", "LIST"]).text();
+        assert!(clients.contains(&format!("resp={expected}")), "{clients}");
+    }
+}
+
+#[tokio::test]
 async fn a_malformed_url_is_invalid_and_never_printed() {
     for url in [
         "",
