@@ -16,6 +16,11 @@ pub use lock_memory::MemoryBackend;
 #[doc(inline)]
 pub use lock_redis::{RedisBackend, RedisBackendBuilder, prefix, redis};
 
+// As above.
+#[cfg(feature = "fred")]
+#[doc(inline)]
+pub use lock_fred::{FredBackend, FredBackendBuilder, fred};
+
 #[cfg(all(
     any(doc, doctest),
     feature = "memory",

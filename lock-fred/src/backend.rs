@@ -1,0 +1,403 @@
+//! Locks on a Redis server: calls to scripts, and their answers back. No retry, no waiting, no policy.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use fred::clients::{Client, Pool};
+use fred::interfaces::ClientLike;
+use futures_util::future::join_all;
+use lock_core::{
+    AcquireRequest, Attempt, BackendError, BackendErrorKind, Busy, Capabilities, Grant, Holder,
+    LockBackend, LockKey, MAX_TOKENS, Owner, Ownership, Renew, RenewRequest, Wakeups,
+};
+
+use crate::answer::{Answer, Reply};
+use crate::client::{self, Given, Part, Settings, Target};
+use crate::connection::{Link, Own};
+use crate::error::Failure;
+use crate::native::Native;
+use crate::replicas::{Granted, Replicas};
+use crate::wakeups::{Hub, HubWakeups};
+use crate::{error, keys, scripts};
+
+/// How long a fencing counter outlives its last use at least; ten times the ttl if that is longer.
+pub(crate) const COUNTER_KEPT: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Locks on Redis: one server, a primary that sentinels know, or a cluster. Clones share the connection.
+#[derive(Clone)]
+pub struct FredBackend {
+    pub(crate) link: Link,
+    hub: Option<Arc<Hub>>,
+    /// Whether the keys are spread over many servers.
+    cluster: bool,
+    resends: bool,
+    /// Whether the server keeps its data, as whoever made this says.
+    pub(crate) survives_restart: bool,
+    /// What is sent instead of scripts.
+    pub(crate) native: Option<Arc<Native>>,
+    /// Who must have a grant before it counts.
+    replicas: Option<Arc<Replicas>>,
+    /// Whether the server let us run every command that the scripts need: asked with the first attempt.
+    checked: Arc<AtomicBool>,
+}
+
+impl FredBackend {
+    /// Uses a client that the application has initialised. Waiters are woken over a connection of our own with the same
+    /// settings.
+    ///
+    /// No request is written twice, whatever the client's own settings say. A client that leaves two calls in a row
+    /// without an answer is made to connect again, if it has a reconnect policy: give it one, since without it a lost
+    /// connection is the client's end. Other commands that are under way then are treated as that client is told to.
+    ///
+    /// A cluster's client lends its settings only, and all connections are our own: while a slot moves, fred may give one
+    /// request's reply to another.
+    #[must_use]
+    pub fn from_client(client: Client) -> Self {
+        Self::given(std::slice::from_ref(&client))
+    }
+
+    /// As [`from_client`](Self::from_client), with the clients of a pool in turn.
+    #[must_use]
+    pub fn from_pool(pool: &Pool) -> Self {
+        Self::given(pool.clients())
+    }
+
+    fn given(clients: &[Client]) -> Self {
+        let settings = Settings::default();
+        let link = Link::Given(Given::new(clients, settings.response_timeout));
+        let Some(client) = clients.first() else {
+            return Self::over(link, false);
+        };
+        let target = Target::of_client(client, &settings);
+        if client.is_clustered() {
+            return Self::own(target);
+        }
+        Self {
+            hub: Some(Hub::new(Arc::new(target))),
+            ..Self::over(link, false)
+        }
+    }
+
+    /// Waits with each grant until `least` replicas have it.
+    pub(crate) fn with_replicas(mut self, least: u16) -> Self {
+        if let (Link::Own(own), 1..) = (&self.link, least) {
+            let another = Own::new(Arc::clone(&own.target));
+            self.replicas = Some(Arc::new(Replicas::new(least, another)));
+        }
+        self
+    }
+
+    /// Sends no scripts.
+    pub(crate) fn with_native_commands(mut self) -> Self {
+        if let Link::Own(own) = &self.link {
+            self.native = Some(Arc::new(Native::new(Arc::clone(own))));
+        }
+        self
+    }
+
+    pub(crate) fn own(target: Target) -> Self {
+        let target = Arc::new(target);
+        let cluster = target.is_cluster();
+        let hub = target.has_messages().then(|| Hub::new(Arc::clone(&target)));
+        Self {
+            hub,
+            cluster,
+            ..Self::over(
+                Link::Own(Own::new(target)),
+                cluster && client::CLUSTER_RESENDS,
+            )
+        }
+    }
+
+    fn over(link: Link, resends: bool) -> Self {
+        Self {
+            link,
+            hub: None,
+            cluster: false,
+            resends,
+            survives_restart: false,
+            native: None,
+            replicas: None,
+            checked: Arc::default(),
+        }
+    }
+
+    /// The fencing counter of `key`.
+    pub(crate) fn fence(&self, key: &LockKey) -> Result<String, BackendError> {
+        self.place(key)?;
+        keys::fence(key)
+    }
+
+    /// The channel of `key`, and the command that tells it something.
+    pub(crate) fn wake(&self, key: &LockKey) -> Result<(String, &'static str), BackendError> {
+        self.place(key)?;
+        let publish = if self.cluster {
+            scripts::SPUBLISH
+        } else {
+            scripts::PUBLISH
+        };
+        Ok((keys::wake(key)?, publish))
+    }
+
+    fn place(&self, key: &LockKey) -> Result<(), BackendError> {
+        if self.cluster {
+            keys::shard(key)
+        } else {
+            Ok(())
+        }
+    }
+}
+
+impl fmt::Debug for FredBackend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.link {
+            Link::Own(own) => write!(f, "FredBackend({})", own.target),
+            Link::Given(_) => f.write_str("FredBackend(a given connection)"),
+        }
+    }
+}
+
+#[async_trait]
+impl LockBackend for FredBackend {
+    async fn try_acquire<'a>(&self, request: AcquireRequest<'a>) -> Result<Attempt, BackendError> {
+        let key = request.key;
+        let fence = self.fence(key)?;
+        if let Some(native) = &self.native {
+            return native.try_acquire(&request).await;
+        }
+        let ttl = milliseconds(request.ttl);
+        let tokens = request.tokens.clamp(1, MAX_TOKENS).to_string();
+        let from = request.from.map_or("", Owner::expose);
+        let keep = milliseconds(COUNTER_KEPT.max(request.ttl.saturating_mul(10)));
+        let check = if self.checked.load(Ordering::Relaxed) {
+            ""
+        } else {
+            "1"
+        };
+        let reply = self
+            .link
+            .run(
+                &scripts::ACQUIRE,
+                &[key.as_str(), &fence],
+                &[request.owner.expose(), &ttl, &tokens, from, &keep, check],
+            )
+            .await?;
+        match Answer::of(&reply, &fence)? {
+            Answer::Granted(fencing) => {
+                let grant = Granted {
+                    key: key.as_str(),
+                    fence: &fence,
+                    owner: request.owner.expose(),
+                    ttl: request.ttl,
+                    keep: &keep,
+                };
+                self.settle(&request, &grant).await?;
+                if request.from.is_none() {
+                    self.checked.store(true, Ordering::Relaxed);
+                }
+                Ok(Attempt::Granted(Grant::new(Some(fencing))))
+            }
+            Answer::Busy(holder) => Ok(Attempt::Busy(Busy::new(holder))),
+            // Nothing to take over.
+            Answer::Owner(Ownership::Absent) => Ok(Attempt::Busy(Busy::new(Holder::new()))),
+            Answer::Owner(_) => Err(error::senseless()),
+        }
+    }
+
+    async fn renew<'a>(
+        &self,
+        renewals: &'a [RenewRequest<'a>],
+    ) -> Vec<Result<Ownership, BackendError>> {
+        let batches = self.batches(renewals);
+        let requests = batches.iter().map(|batch| self.renew_batch(batch));
+        let answers = join_all(requests).await;
+        let mut sorted: Vec<_> = renewals.iter().map(|_| Err(error::senseless())).collect();
+        for ((index, _), answer) in batches.iter().flatten().zip(answers.into_iter().flatten()) {
+            if let Some(place) = sorted.get_mut(*index) {
+                *place = answer;
+            }
+        }
+        sorted
+    }
+
+    async fn release(&self, key: &LockKey, owner: &Owner) -> Result<Ownership, BackendError> {
+        let (wake, publish) = self.wake(key)?;
+        if let Some(native) = &self.native {
+            return native.release(key.as_str(), owner, (&wake, publish)).await;
+        }
+        let args = [owner.expose(), &wake, publish];
+        let reply = self
+            .link
+            .run(&scripts::RELEASE, &[key.as_str()], &args)
+            .await?;
+        Answer::of(&reply, "")?.ownership()
+    }
+
+    async fn inspect(&self, key: &LockKey) -> Result<Option<Holder>, BackendError> {
+        let fence = self.fence(key)?;
+        if let Some(native) = &self.native {
+            return native.inspect(key.as_str()).await;
+        }
+        let reply = self
+            .link
+            .run(&scripts::INSPECT, &[key.as_str(), &fence], &[])
+            .await?;
+        match Answer::of(&reply, &fence)? {
+            Answer::Busy(holder) => Ok(Some(holder)),
+            Answer::Owner(Ownership::Absent) => Ok(None),
+            _ => Err(error::senseless()),
+        }
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::new()
+            .with_fencing(self.native.is_none())
+            .with_wakeups(self.hub.is_some())
+            .with_hand_over(true)
+            .with_any_ttl(self.native.is_none())
+            .with_survives_restart(self.survives_restart)
+            .with_resends(self.resends)
+    }
+
+    fn wakeups(&self) -> Option<Arc<dyn Wakeups>> {
+        self.hub
+            .as_ref()
+            .map(|hub| Arc::new(HubWakeups(Arc::clone(hub))) as Arc<dyn Wakeups>)
+    }
+}
+
+impl FredBackend {
+    /// Waits until enough replicas have a grant, and gives it back if they do not get it.
+    async fn settle(
+        &self,
+        request: &AcquireRequest<'_>,
+        grant: &Granted<'_>,
+    ) -> Result<(), BackendError> {
+        let Some(replicas) = &self.replicas else {
+            return Ok(());
+        };
+        let Err(error) = replicas.settle(grant).await else {
+            return Ok(());
+        };
+        match self.release(request.key, request.owner).await {
+            // Whatever is not known of the waiting, the grant is gone now.
+            Ok(_) if error.kind() == BackendErrorKind::Unknown => {
+                Err(BackendError::transient(format!("{error}; given back")).with_source(error))
+            }
+            Ok(_) => Err(error),
+            Err(_) => Err(BackendError::unknown(format!(
+                "{error}; not given back yet"
+            ))),
+        }
+    }
+}
+
+/// Renewals for one request, each with its place among all.
+type Batch<'a> = Vec<(usize, &'a RenewRequest<'a>)>;
+
+impl FredBackend {
+    /// Renewals that can go together: in a cluster those of one slot.
+    fn batches<'a>(&self, renewals: &'a [RenewRequest<'a>]) -> Vec<Batch<'a>> {
+        let mut parts: HashMap<Part, Batch<'a>> = HashMap::new();
+        for renewal in renewals.iter().enumerate() {
+            let part = if self.cluster {
+                client::slot_of(renewal.1.key.as_str())
+            } else {
+                Part::All
+            };
+            parts.entry(part).or_default().push(renewal);
+        }
+        let chunks = parts
+            .values()
+            .flat_map(|part| part.chunks(scripts::RENEWALS_AT_ONCE));
+        chunks.map(<[_]>::to_vec).collect()
+    }
+
+    async fn renew_batch(
+        &self,
+        batch: &[(usize, &RenewRequest<'_>)],
+    ) -> Vec<Result<Ownership, BackendError>> {
+        if let Some(native) = &self.native {
+            return native.renew(batch).await;
+        }
+        match self.renew_together(batch).await {
+            // Their slot is on the move, and some are here and some there.
+            Ok(Err(failure)) if failure.is_split() && batch.len() > 1 => {
+                let mut answers = Vec::with_capacity(batch.len());
+                // One after the other: beside each other they would be led astray, see `client/cluster.rs`.
+                for one in batch.chunks(1) {
+                    answers.extend(match self.renew_together(one).await {
+                        Ok(Ok(answers)) => answers,
+                        Ok(Err(failure)) => vec![Err(error::not_answered(failure))],
+                        Err(error) => vec![Err(error)],
+                    });
+                }
+                answers
+            }
+            Ok(Ok(answers)) => answers,
+            Ok(Err(failure)) => {
+                let error = error::not_answered(failure);
+                batch.iter().map(|_| Err(error.clone())).collect()
+            }
+            Err(error) => batch.iter().map(|_| Err(error.clone())).collect(),
+        }
+    }
+
+    /// One request. The outer error: there was no connection.
+    async fn renew_together(
+        &self,
+        batch: &[(usize, &RenewRequest<'_>)],
+    ) -> Result<Result<Vec<Result<Ownership, BackendError>>, Failure>, BackendError> {
+        let keys: Vec<_> = batch
+            .iter()
+            .map(|(_, renewal)| renewal.key.as_str())
+            .collect();
+        let ttls: Vec<_> = batch
+            .iter()
+            .map(|(_, renewal)| milliseconds(renewal.ttl))
+            .collect();
+        let args: Vec<_> = batch
+            .iter()
+            .zip(&ttls)
+            .flat_map(|((_, renewal), ttl)| {
+                let exactly = if renewal.how == Renew::Exactly {
+                    "1"
+                } else {
+                    ""
+                };
+                [renewal.owner.expose(), ttl.as_str(), exactly]
+            })
+            .collect();
+        let reply = self.link.try_run(&scripts::RENEW, &keys, &args).await?;
+        Ok(reply.map(|reply| match reply {
+            Reply::List(replies) if replies.len() == batch.len() => replies
+                .iter()
+                .map(|reply| Answer::of(reply, "")?.ownership())
+                .collect(),
+            _ => batch.iter().map(|_| Err(error::senseless())).collect(),
+        }))
+    }
+}
+
+/// A ttl in whole milliseconds, rounded up and at least one.
+pub(crate) fn milliseconds(ttl: Duration) -> String {
+    let milliseconds = ttl.as_nanos().div_ceil(1_000_000).max(1);
+    i64::try_from(milliseconds).unwrap_or(i64::MAX).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ttl_is_rounded_up_to_whole_milliseconds() {
+        for (nanoseconds, text) in [(0, "1"), (1, "1"), (10_500_000, "11"), (11_000_000, "11")] {
+            assert_eq!(milliseconds(Duration::from_nanos(nanoseconds)), text);
+        }
+        assert_eq!(milliseconds(Duration::MAX), i64::MAX.to_string());
+    }
+}

@@ -1,0 +1,12 @@
+-- Gives a lock up. KEYS: lock. ARGV: owner, wake channel, 'PUBLISH' or 'SPUBLISH'.
+-- The channel is told at the end, and what becomes of that does not matter: waiters also look by themselves.
+local function release()
+  local whose, kind = ownership(KEYS[1], ARGV[1])
+  if whose == 'held' then
+    call('DEL', KEYS[1])
+    redis.pcall(ARGV[3], ARGV[2], '')
+  end
+  return {whose, kind}
+end
+
+return answer(release)

@@ -1,0 +1,135 @@
+//! lock-redis and lock-fred on one key are two users of the same lock.
+#![allow(clippy::arithmetic_side_effects, clippy::unwrap_used, clippy::panic)]
+
+mod common;
+
+use std::sync::Arc;
+
+use common::*;
+use lock_core::{LockError, LockOptions, Locks, Released, Ticket};
+use lock_redis::RedisBackend;
+use lock_testkit::server::RedisServer;
+use tokio::task::JoinSet;
+
+/// Locks on lock-redis and on lock-fred, and the other way round.
+async fn both_ways(server: &RedisServer) -> [(Locks, Locks); 2] {
+    let redis = async || {
+        let backend = RedisBackend::connect(server.url()).await.unwrap();
+        Locks::new(backend).with_label("redis")
+    };
+    let fred = async || locks(server).await.with_label("fred");
+    [(redis().await, fred().await), (fred().await, redis().await)]
+}
+
+#[tokio::test]
+async fn each_excludes_the_other_and_names_it() {
+    let server = RedisServer::start();
+    let both_ways = both_ways(&server).await;
+    for ((holder, other), label) in both_ways.into_iter().zip(["redis", "fred"]) {
+        let guard = holder.lock("k").acquire().await.unwrap();
+        let error = other.lock("k").try_acquire().await.unwrap_err();
+        let LockError::Busy { holder: named, .. } = &error else {
+            panic!("{error}");
+        };
+        assert_eq!(named.label.as_deref(), Some(label));
+        assert_eq!(named.fencing, guard.fencing_token());
+        assert!(named.remaining.is_some());
+        let status = other.lock("k").status().await.unwrap();
+        assert_eq!(status.unwrap().label, named.label);
+        assert_eq!(guard.release().await.unwrap(), Released::Released);
+        let guard = other.lock("k").try_acquire().await.unwrap();
+        assert_eq!(guard.release().await.unwrap(), Released::Released);
+    }
+    assert_eq!(entries(&server), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_release_of_one_wakes_the_waiters_of_the_other() {
+    let server = RedisServer::start();
+    // Nothing but a wake-up ends the wait.
+    let options = LockOptions::default()
+        .with_ttl(60 * SECOND)
+        .with_wait(60 * SECOND)
+        .with_recheck(60 * SECOND);
+    for (holder, other) in both_ways(&server).await {
+        let guard = holder
+            .lock("k")
+            .with_ttl(60 * SECOND)
+            .acquire()
+            .await
+            .unwrap();
+        let waiter = other.lock("k").with_options(options.clone());
+        let before = calls(&server, "evalsha");
+        let mut waiting = JoinSet::new();
+        waiting.spawn(async move { waiter.acquire().await });
+        eventually("it has looked again after it subscribed", async || {
+            calls(&server, "evalsha") >= before + 2
+        })
+        .await;
+        assert_eq!(guard.release().await.unwrap(), Released::Released);
+        let guard = soon("the waiter's turn", waiting.join_next()).await;
+        let guard = guard.unwrap().unwrap().unwrap();
+        assert_eq!(guard.release().await.unwrap(), Released::Released);
+    }
+}
+
+#[tokio::test]
+async fn fencing_tokens_rise_from_one_to_the_other() {
+    let server = RedisServer::start();
+    let mut last = 0;
+    for _ in 0..50 {
+        for (one, other) in both_ways(&server).await {
+            for locks in [one, other] {
+                let guard = locks.lock("k").acquire().await.unwrap();
+                assert!(token(&guard) > last);
+                last = token(&guard);
+                assert_eq!(guard.release().await.unwrap(), Released::Released);
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_ticket_of_one_is_resumed_by_the_other_once() {
+    let server = RedisServer::start();
+    for (here, there) in both_ways(&server).await {
+        let guard = here.lock("k").acquire().await.unwrap();
+        let first = token(&guard);
+        let ticket: Ticket = guard.into_ticket().await.unwrap().expose().parse().unwrap();
+        let guard = there.resume(&ticket).await.unwrap();
+        assert!(token(&guard) > first);
+        let error = here.resume(&ticket).await.unwrap_err();
+        assert!(matches!(error, LockError::Lost { .. }), "{error}");
+        assert_eq!(guard.release().await.unwrap(), Released::Released);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_of_both_are_served_one_at_a_time() {
+    let server = RedisServer::start();
+    let mut tasks = JoinSet::new();
+    server.cli(&["SET", "counter", "0"]);
+    let server = Arc::new(server);
+    for (one, other) in both_ways(&server).await {
+        for locks in [one, other] {
+            for _ in 0..5 {
+                let (lock, server) = (locks.lock("k").with_wait(60 * SECOND), Arc::clone(&server));
+                tasks.spawn(async move {
+                    for _ in 0..5 {
+                        let guard = lock.acquire().await.unwrap();
+                        // Read, then write: whoever came between would be lost.
+                        let count: u32 = server.cli(&["GET", "counter"]).text().parse().unwrap();
+                        tokio::time::sleep(MS).await;
+                        assert!(guard.is_held());
+                        server.cli(&["SET", "counter", &(count + 1).to_string()]);
+                        assert_eq!(guard.release().await.unwrap(), Released::Released);
+                    }
+                });
+            }
+        }
+    }
+    while let Some(task) = tasks.join_next().await {
+        task.unwrap();
+    }
+    assert_eq!(server.cli(&["GET", "counter"]).text(), "100");
+}

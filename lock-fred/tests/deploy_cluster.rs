@@ -1,0 +1,477 @@
+//! Locks on a cluster: every promise is kept, wherever a key lies and while its slot moves.
+#![cfg(feature = "cluster")]
+#![allow(
+    clippy::arithmetic_side_effects,
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
+
+mod common;
+
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use common::deploy::{Deployment, On};
+use common::*;
+use lock_core::{
+    Attempt, BackendError, BackendErrorKind, LockBackend, LockKey, Ownership, Renew, RenewRequest,
+};
+use lock_testkit::proxy::{Action, Match, Proxy};
+use lock_testkit::server::{RedisCluster, RedisServer, Reply};
+
+static CLUSTER: LazyLock<RedisCluster> = LazyLock::new(RedisCluster::start);
+
+struct Cluster;
+
+impl Deployment for Cluster {
+    async fn client() -> Backend {
+        // One node is enough to find the others.
+        Backend::cluster([CLUSTER.nodes[0].url()])
+            .with_connect_timeout(10 * SECOND)
+            .connect()
+            .await
+            .unwrap()
+    }
+
+    fn cli(key: &str, command: &[&str]) -> Reply {
+        CLUSTER.server_of(key).cli(command)
+    }
+}
+
+mod conformance {
+    lock_testkit::conformance!(super::On<super::Cluster>);
+}
+
+#[tokio::test]
+async fn a_key_that_has_no_place_beside_it_is_refused_before_anything_is_written() {
+    let backend = Cluster::client().await;
+    for name in ["a}b", "a{}b", "a{}{b}"] {
+        let (key, mine) = (key(name), owner());
+        let wakeups = backend.wakeups().unwrap();
+        let errors = [
+            attempt(&backend, &key, &mine).await.unwrap_err(),
+            backend.release(&key, &mine).await.unwrap_err(),
+            backend.inspect(&key).await.unwrap_err(),
+            wakeups.subscribe(&key, None).await.unwrap_err(),
+        ];
+        for error in errors {
+            assert_eq!(error.kind(), BackendErrorKind::Invalid, "{error}");
+        }
+        assert_eq!(Cluster::cli(name, &["EXISTS", name]).integer(), 0);
+    }
+    for name in ["a{b", "a{b}c}", "a}{b}"] {
+        let (key, mine) = (key(name), owner());
+        take(&backend, &key, &mine).await;
+        assert_eq!(backend.release(&key, &mine).await.unwrap(), Ownership::Held);
+    }
+}
+
+#[tokio::test]
+async fn hundreds_of_locks_are_renewed_in_a_request_a_slot() {
+    let backend = Cluster::client().await;
+    let owner = owner();
+    let keys: Vec<_> = (0..300).map(|n| key(&format!("many:{n}"))).collect();
+    let same: Vec<_> = (0..300).map(|n| key(&format!("{{same}}:{n}"))).collect();
+    for key in keys.iter().chain(&same) {
+        take(&backend, key, &owner).await;
+    }
+    let server = CLUSTER.server_of("{same}");
+    let before = calls(server, "evalsha");
+    let renewals: Vec<_> = same
+        .iter()
+        .map(|key| RenewRequest::new(key, &owner, TTL, Renew::AtLeast))
+        .collect();
+    assert!(
+        backend
+            .renew(&renewals)
+            .await
+            .iter()
+            .all(|answer| *answer.as_ref().unwrap() == Ownership::Held)
+    );
+    // Other cases may run at the same time.
+    let requests = calls(server, "evalsha") - before;
+    assert!(requests >= 2, "{requests}");
+
+    CLUSTER.server_of("many:7").cli(&["DEL", "many:7"]);
+    let all: Vec<_> = keys.iter().chain(&same).collect();
+    let renewals: Vec<_> = all
+        .iter()
+        .map(|key| RenewRequest::new(key, &owner, TTL, Renew::AtLeast))
+        .collect();
+    for (key, answer) in all.iter().zip(backend.renew(&renewals).await) {
+        let expected = if key.as_str() == "many:7" {
+            Ownership::Absent
+        } else {
+            Ownership::Held
+        };
+        assert_eq!(answer.unwrap(), expected, "{key}");
+    }
+    for key in all {
+        backend.release(key, &owner).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn locks_are_renewed_and_released_while_their_slot_moves() {
+    let cluster = RedisCluster::start();
+    let backend = Backend::cluster(cluster.urls()).connect().await.unwrap();
+    let other = Backend::cluster(cluster.urls()).connect().await.unwrap();
+    let keys: Vec<_> = (0..20).map(|n| key(&format!("{{moving}}:{n}"))).collect();
+    let (mine, theirs) = (owner(), owner());
+    let mut last = 0;
+    for key in &keys {
+        last = last.max(take(&backend, key, &mine).await.first().get());
+    }
+    let slot = cluster.slot_of("{moving}");
+    let to = (cluster.master_of(slot) + 1) % 3;
+    let renewals: Vec<_> = keys
+        .iter()
+        .map(|key| RenewRequest::new(key, &mine, TTL, Renew::AtLeast))
+        .collect();
+    let all_held = async || {
+        for (key, answer) in keys.iter().zip(backend.renew(&renewals).await) {
+            assert_eq!(answer.unwrap(), Ownership::Held, "{key}");
+        }
+        // Nobody else gets them meanwhile, though the answer may be that nobody knows right now.
+        for key in &keys {
+            match attempt(&other, key, &theirs).await {
+                Ok(Attempt::Busy(_)) => {}
+                Ok(Attempt::Granted(_)) => panic!("{key} is held and was granted again"),
+                Err(error) => assert_eq!(error.kind(), BackendErrorKind::Transient, "{error}"),
+            }
+        }
+    };
+    all_held().await;
+    cluster.begin_move(slot, to);
+    all_held().await;
+    while cluster.move_keys(slot, to, 7) > 0 {
+        all_held().await;
+    }
+    // One that is free: from another node than the one that has the slot, and without its counter there or here.
+    let free = key("{moving}:free");
+    match attempt(&backend, &free, &mine).await {
+        Ok(attempt) => assert!(matches!(attempt, Attempt::Granted(_))),
+        Err(error) => assert_eq!(error.kind(), BackendErrorKind::Transient, "{error}"),
+    }
+    assert_eq!(
+        backend.release(&keys[0], &mine).await.unwrap(),
+        Ownership::Held
+    );
+    cluster.end_move(slot, to);
+    assert_eq!(
+        renew(&backend, &keys[1], &mine, TTL, Renew::AtLeast)
+            .await
+            .unwrap(),
+        Ownership::Held
+    );
+    for key in &keys[1..] {
+        assert_eq!(
+            backend.release(key, &mine).await.unwrap(),
+            Ownership::Held,
+            "{key}"
+        );
+    }
+    let next = take(&other, &keys[1], &theirs).await.first().get();
+    assert!(next > last);
+}
+
+#[tokio::test]
+async fn waiters_are_woken_also_after_their_slot_has_moved() {
+    let cluster = RedisCluster::start();
+    let backend = Backend::cluster(cluster.urls()).connect().await.unwrap();
+    let (key, mine) = (key("wait"), owner());
+    let wakeups = backend.wakeups().unwrap();
+    let mut wakeup = soon("a subscription", wakeups.subscribe(&key, None))
+        .await
+        .unwrap();
+    take(&backend, &key, &mine).await;
+    backend.release(&key, &mine).await.unwrap();
+    soon("a wake-up", wakeup.notified()).await;
+
+    let slot = cluster.slot_of("wait");
+    let to = (cluster.master_of(slot) + 1) % 3;
+    cluster.begin_move(slot, to);
+    while cluster.move_keys(slot, to, 100) > 0 {}
+    cluster.end_move(slot, to);
+    // In doubt it is woken.
+    soon("a wake-up when the subscription moves", wakeup.notified()).await;
+    eventually("the new server has the subscription", async || {
+        let channel = "{wait}:fencelock:wake";
+        cluster.nodes[to]
+            .cli(&["PUBSUB", "SHARDNUMSUB", channel])
+            .array()[1]
+            .integer()
+            == 1
+    })
+    .await;
+    take(&backend, &key, &mine).await;
+    backend.release(&key, &mine).await.unwrap();
+    soon("a wake-up from the new server", wakeup.notified()).await;
+}
+
+#[tokio::test]
+async fn a_node_that_is_silent_keeps_nobody_from_the_others_and_is_found_again() {
+    let cluster = RedisCluster::start();
+    let backend = Backend::cluster(cluster.urls())
+        .with_response_timeout(SECOND)
+        .connect()
+        .await
+        .unwrap();
+    let named = |node: usize| {
+        let names = (0..).map(|n| format!("n{n}"));
+        let mut on_node = names.filter(|name| cluster.master_of(cluster.slot_of(name)) == node);
+        key(&on_node.next().unwrap())
+    };
+    let (silent, loud, mine) = (named(0), named(1), owner());
+    take(&backend, &silent, &mine).await;
+    take(&backend, &loud, &mine).await;
+    cluster.nodes[0].pause();
+    let talking = AtomicBool::new(true);
+    let others = async {
+        let mut count = 0;
+        while talking.load(Ordering::SeqCst) {
+            renew(&backend, &loud, &mine, TTL, Renew::AtLeast)
+                .await
+                .unwrap();
+            count += 1;
+        }
+        count
+    };
+    let calls = async {
+        // Two calls without an answer, and those that follow go over another connection; that node is silent there too.
+        for _ in 0..3 {
+            let error = renew(&backend, &silent, &mine, TTL, Renew::AtLeast)
+                .await
+                .unwrap_err();
+            assert!(
+                error.may_have_been_applied() || error.kind() == BackendErrorKind::Transient,
+                "{error}"
+            );
+        }
+        cluster.nodes[0].resume();
+        eventually("the node answers again", async || {
+            renew(&backend, &silent, &mine, TTL, Renew::AtLeast)
+                .await
+                .is_ok_and(|answer| answer == Ownership::Held)
+        })
+        .await;
+        talking.store(false, Ordering::SeqCst);
+    };
+    let (count, ()) = tokio::join!(others, calls);
+    assert!(count > 10, "{count} renewals on another node");
+}
+
+#[tokio::test]
+async fn a_cluster_over_resp2_serves_waiters_without_wakeups() {
+    let url = format!("{}?protocol=resp2", CLUSTER.nodes[1].url());
+    let backend = Backend::cluster([url]).connect().await.unwrap();
+    assert!(backend.wakeups().is_none() && !backend.capabilities().wakeups);
+    let (key, mine) = (LockKey::with_prefix("resp2:", "k").unwrap(), owner());
+    take(&backend, &key, &mine).await;
+    assert_eq!(backend.release(&key, &mine).await.unwrap(), Ownership::Held);
+}
+
+#[tokio::test]
+async fn the_minimal_user_of_a_cluster_is_the_documented_one() {
+    let cluster = RedisCluster::start();
+    for node in &cluster.nodes {
+        node.add_user("locks", "pw", CLUSTER_RULES);
+    }
+    let urls = cluster.nodes.iter().map(|node| node.url_for("locks", "pw"));
+    let backend = Backend::cluster(urls).connect().await.unwrap();
+    for name in ["a", "b", "c", "d"] {
+        let (key, mine) = (LockKey::with_prefix("lock:", name).unwrap(), owner());
+        let wakeups = backend.wakeups().unwrap();
+        let mut wakeup = wakeups.subscribe(&key, None).await.unwrap();
+        take(&backend, &key, &mine).await;
+        busy(attempt(&backend, &key, &owner()).await);
+        renew(&backend, &key, &mine, TTL, Renew::Exactly)
+            .await
+            .unwrap();
+        assert!(backend.inspect(&key).await.unwrap().is_some());
+        assert_eq!(backend.release(&key, &mine).await.unwrap(), Ownership::Held);
+        soon("a wake-up", wakeup.notified()).await;
+    }
+    for node in &cluster.nodes {
+        assert_eq!(refusals(node), Vec::<String>::new());
+    }
+}
+
+#[tokio::test]
+async fn wrong_credentials_and_senseless_seeds_are_told_and_not_printed() {
+    let url = CLUSTER.nodes[0].url_for("nobody", "very-secret");
+    let error = Backend::cluster([url]).connect().await.unwrap_err();
+    assert_eq!(error.kind(), BackendErrorKind::Permanent, "{error}");
+    assert!(
+        !format!("{error} {error:?}").contains("very-secret"),
+        "{error:?}"
+    );
+    for seeds in [vec![], vec!["nonsense"], vec!["redis+unix:///socket"]] {
+        let error = Backend::cluster(seeds).connect().await.unwrap_err();
+        assert_eq!(error.kind(), BackendErrorKind::Invalid, "{error}");
+    }
+    let error = Backend::cluster(["redis://127.0.0.1:1"])
+        .connect()
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), BackendErrorKind::Transient, "{error}");
+}
+
+/// As in the crate's documentation.
+const CLUSTER_RULES: &str = "resetchannels ~lock:* &lock:* \
+    +evalsha +eval +set +get +getrange +type +del +pexpire +pttl +time \
+    +spublish +ssubscribe +sunsubscribe +ping +cluster|slots +asking";
+
+/// A cluster whose nodes all think that they are reached through proxies, and say so.
+async fn proxied() -> (RedisCluster, Vec<Proxy>) {
+    let cluster = RedisCluster::start();
+    let mut proxies = Vec::new();
+    for node in &cluster.nodes {
+        let proxy = Proxy::start(node.port()).await;
+        let port = proxy.port().to_string();
+        node.cli(&["CONFIG", "SET", "cluster-announce-port", &port]);
+        proxies.push(proxy);
+    }
+    eventually(
+        "all nodes know where the others say that they are",
+        async || {
+            let knows = |node: &RedisServer| {
+                let nodes = node.cli(&["CLUSTER", "NODES"]).text();
+                proxies
+                    .iter()
+                    .all(|proxy| nodes.contains(&format!(":{}@", proxy.port())))
+            };
+            cluster.nodes.iter().all(knows)
+        },
+    )
+    .await;
+    (cluster, proxies)
+}
+
+/// The answer to a call whose first reply is lost: the client sends again by itself, or says that nobody knows, and its caller
+/// sends again.
+async fn sent_again<T>(
+    backend: &Backend,
+    mut ask: impl AsyncFnMut() -> Result<T, BackendError>,
+) -> T {
+    let mut answer = ask().await;
+    if !backend.capabilities().resends {
+        let Err(error) = answer else {
+            panic!("it was sent again");
+        };
+        assert!(error.may_have_been_applied(), "{error}");
+        answer = ask().await;
+    }
+    answer.unwrap()
+}
+
+#[tokio::test]
+async fn what_is_sent_again_after_a_cut_is_granted_once_and_never_busy() {
+    let (cluster, proxies) = proxied().await;
+    let backend = Backend::cluster([proxies[0].url()])
+        .connect()
+        .await
+        .unwrap();
+    let mine = owner();
+    // So that the scripts are known, and what is cut is EVALSHA.
+    let warm = key("{k}:first");
+    take(&backend, &warm, &mine).await;
+    renew(&backend, &warm, &mine, TTL, Renew::AtLeast)
+        .await
+        .unwrap();
+    backend.release(&warm, &mine).await.unwrap();
+    let proxy = &proxies[cluster.master_of(cluster.slot_of("{k}"))];
+    let cut = |key: &LockKey| {
+        proxy.clear();
+        proxy
+            .on(Match::command(["EVALSHA"]).key(key.as_str()))
+            .nth(1)
+            .action(Action::cut_after_forwarding())
+    };
+    for n in 0..10 {
+        let key = key(&format!("{{k}}:{n}"));
+        let met = cut(&key);
+        let acquired = sent_again(&backend, async || attempt(&backend, &key, &mine).await).await;
+        let first = granted(Ok(acquired));
+        assert!(met.count() >= 2, "it was not sent again");
+        // The one grant that stands at the server is the one that was answered.
+        let server = cluster.server_of("{k}");
+        let counter = server.cli(&["GET", &format!("{}:fencelock:tag:fence", key.as_str())]);
+        assert_eq!(counter.text(), first.last().get().to_string());
+        assert_eq!(server.cli(&["GET", key.as_str()]).text(), mine.expose());
+        busy(attempt(&backend, &key, &owner()).await);
+
+        let met = cut(&key);
+        let renewal = async || renew(&backend, &key, &mine, TTL, Renew::AtLeast).await;
+        assert_eq!(sent_again(&backend, renewal).await, Ownership::Held);
+        assert!(met.count() >= 2, "it was not sent again");
+
+        let met = cut(&key);
+        // The first copy freed it, and the second finds nothing.
+        let release = async || backend.release(&key, &mine).await;
+        assert_eq!(sent_again(&backend, release).await, Ownership::Absent);
+        assert!(met.count() >= 2, "it was not sent again");
+        assert_eq!(server.cli(&["EXISTS", key.as_str()]).integer(), 0);
+    }
+}
+
+#[test]
+fn a_backend_outlives_the_runtime_that_it_connected_on() {
+    let runtime = || tokio::runtime::Runtime::new().unwrap();
+    let (first, key, mine) = (runtime(), key("outlives"), owner());
+    let backend = first.block_on(async {
+        let backend = Cluster::client().await;
+        take(&backend, &key, &mine).await;
+        let wakeups = backend.wakeups().unwrap();
+        drop(wakeups.subscribe(&key, None).await.unwrap());
+        backend
+    });
+    drop(first);
+    runtime().block_on(async {
+        // One call finds the connection gone.
+        let renewed = renew(&backend, &key, &mine, TTL, Renew::AtLeast).await;
+        assert!(renewed.is_ok() || renewed.unwrap_err().may_have_been_applied());
+        assert_eq!(
+            renew(&backend, &key, &mine, TTL, Renew::AtLeast)
+                .await
+                .unwrap(),
+            Ownership::Held
+        );
+        let wakeups = backend.wakeups().unwrap();
+        let mut wakeup = wakeups.subscribe(&key, None).await.unwrap();
+        assert_eq!(backend.release(&key, &mine).await.unwrap(), Ownership::Held);
+        soon("a wake-up", wakeup.notified()).await;
+    });
+}
+
+#[tokio::test]
+async fn a_master_that_falls_silent_is_left_for_its_successor() {
+    let cluster = RedisCluster::start_with_replicas();
+    let backend = Backend::cluster(cluster.urls()).connect().await.unwrap();
+    let (key, mine) = (key("k"), owner());
+    let slot = cluster.slot_of("k");
+    let before = cluster.master_of(slot);
+    take(&backend, &key, &mine).await;
+    let wakeups = backend.wakeups().unwrap();
+    let mut wakeup = wakeups.subscribe(&key, None).await.unwrap();
+    eventually("the replica has the lock", async || {
+        cluster.nodes[before + 3].cli(&["DBSIZE"]).integer() == 2
+    })
+    .await;
+    cluster.nodes[before].pause();
+    // Meanwhile the answer is that nobody knows, or that nothing was done.
+    eventually("renewed at the successor", async || {
+        match renew(&backend, &key, &mine, TTL, Renew::AtLeast).await {
+            Ok(answer) => answer == Ownership::Held,
+            Err(error) => {
+                assert_ne!(error.kind(), BackendErrorKind::Permanent, "{error}");
+                false
+            }
+        }
+    })
+    .await;
+    soon("a wake-up, in doubt", wakeup.notified()).await;
+    assert_eq!(backend.release(&key, &mine).await.unwrap(), Ownership::Held);
+    cluster.nodes[before].resume();
+}

@@ -1,0 +1,379 @@
+//! Locks without scripts: every promise is kept that is declared, on Valkey, and with Redis' name for the command.
+#![allow(
+    clippy::arithmetic_side_effects,
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
+
+mod common;
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::LazyLock;
+
+use common::deploy::{Deployment, On};
+use common::*;
+use lock_core::{
+    AcquireRequest, Attempt, BackendErrorKind, ForceRelease, LockBackend, LockError, LockKey,
+    Locks, Ownership, Renew,
+};
+use lock_fred::FredBackend;
+use lock_testkit::Gap;
+use lock_testkit::server::{Program, RedisOptions, RedisServer, Reply};
+
+const GAPS: &[Gap] = &[
+    Gap::Fencing,
+    Gap::AnyTtl,
+    Gap::Order,
+    Gap::SurvivesRestart,
+    Gap::Restart,
+    Gap::Stop,
+    Gap::Stall,
+    Gap::CutConnections,
+];
+
+static SERVER: LazyLock<RedisServer> = LazyLock::new(valkey);
+
+fn valkey() -> RedisServer {
+    RedisOptions::new().with_program(Program::Valkey).start()
+}
+
+async fn native(url: &str) -> FredBackend {
+    FredBackend::builder(url)
+        .with_native_commands()
+        .connect()
+        .await
+        .unwrap()
+}
+
+struct Native;
+
+impl Deployment for Native {
+    const GAPS: &'static [Gap] = GAPS;
+
+    fn is_here() -> bool {
+        Program::Valkey.is_here()
+    }
+
+    async fn client() -> FredBackend {
+        native(&SERVER.url()).await
+    }
+
+    fn cli(_: &str, command: &[&str]) -> Reply {
+        SERVER.cli(command)
+    }
+}
+
+mod delifeq {
+    lock_testkit::conformance!(super::On<super::Native>);
+}
+
+/// No server with DELEX is to be had for tests: this gives Valkey that command in place of its own.
+static RENAMED: LazyLock<u16> = LazyLock::new(|| {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let server = SERVER.port();
+    std::thread::spawn(move || {
+        for client in listener.incoming() {
+            let client = client.unwrap();
+            let server = TcpStream::connect(("127.0.0.1", server)).unwrap();
+            let (mut replies, mut back) =
+                (server.try_clone().unwrap(), client.try_clone().unwrap());
+            std::thread::spawn(move || {
+                let _ = std::io::copy(&mut replies, &mut back);
+                let _ = back.shutdown(Shutdown::Both);
+            });
+            std::thread::spawn(move || rename(client, server));
+        }
+    });
+    port
+});
+
+/// Passes requests on, until one of the two ends is gone.
+fn rename(client: TcpStream, mut server: TcpStream) {
+    let mut reader = BufReader::new(client);
+    while let Some(mut parts) = request(&mut reader) {
+        match &*parts[0].to_ascii_uppercase() {
+            b"DELEX" => {
+                assert_eq!(parts.remove(2).to_ascii_uppercase(), b"IFEQ");
+                parts[0] = b"DELIFEQ".to_vec();
+            }
+            b"DELIFEQ" => parts[0] = b"NO-SUCH-COMMAND".to_vec(),
+            _ => {}
+        }
+        let mut bytes = format!("*{}\r\n", parts.len()).into_bytes();
+        for part in parts {
+            bytes.extend(format!("${}\r\n", part.len()).into_bytes());
+            bytes.extend(part);
+            bytes.extend(b"\r\n");
+        }
+        if server.write_all(&bytes).is_err() {
+            break;
+        }
+    }
+    let _ = server.shutdown(Shutdown::Both);
+}
+
+fn request(reader: &mut BufReader<TcpStream>) -> Option<Vec<Vec<u8>>> {
+    let line = |reader: &mut BufReader<TcpStream>| {
+        let mut line = String::new();
+        let bytes = reader.read_line(&mut line).ok()?;
+        (bytes > 0).then_some(line)
+    };
+    let number = |reader: &mut BufReader<TcpStream>| {
+        line(reader)?.get(1..)?.trim_end().parse::<usize>().ok()
+    };
+    let first = line(reader)?;
+    let Some(count) = first.strip_prefix('*') else {
+        // As people type it, and as some clients send their first request.
+        let words = first.split_whitespace();
+        return Some(words.map(|word| word.as_bytes().to_vec()).collect());
+    };
+    let count = count.trim_end().parse().ok()?;
+    let mut parts = Vec::new();
+    for _ in 0..count {
+        let mut part = vec![0; number(reader)? + 2];
+        reader.read_exact(&mut part).ok()?;
+        part.truncate(part.len() - 2);
+        parts.push(part);
+    }
+    Some(parts)
+}
+
+struct Renamed;
+
+impl Deployment for Renamed {
+    const GAPS: &'static [Gap] = GAPS;
+
+    fn is_here() -> bool {
+        Program::Valkey.is_here()
+    }
+
+    async fn client() -> FredBackend {
+        native(&format!("redis://127.0.0.1:{}", *RENAMED)).await
+    }
+
+    fn cli(_: &str, command: &[&str]) -> Reply {
+        SERVER.cli(command)
+    }
+}
+
+mod delex {
+    lock_testkit::conformance!(super::On<super::Renamed>);
+}
+
+#[cfg(feature = "cluster")]
+mod on_a_cluster {
+    use lock_testkit::server::RedisCluster;
+
+    use super::*;
+
+    static CLUSTER: LazyLock<RedisCluster> = LazyLock::new(|| {
+        RedisCluster::with(&RedisOptions::new().with_program(Program::Valkey), 3, 0)
+    });
+
+    struct Cluster;
+
+    impl Deployment for Cluster {
+        const GAPS: &'static [Gap] = GAPS;
+
+        fn is_here() -> bool {
+            Program::Valkey.is_here()
+        }
+
+        async fn client() -> FredBackend {
+            let builder = FredBackend::cluster(CLUSTER.urls()).with_native_commands();
+            builder.connect().await.unwrap()
+        }
+
+        fn cli(key: &str, command: &[&str]) -> Reply {
+            CLUSTER.server_of(key).cli(command)
+        }
+    }
+
+    mod conformance {
+        lock_testkit::conformance!(super::On<super::Cluster>);
+    }
+}
+
+#[tokio::test]
+async fn no_script_is_ever_sent() {
+    if !Program::Valkey.is_here() {
+        return;
+    }
+    let server = valkey();
+    let backend = native(&server.url()).await;
+    let locks = Locks::new(backend.clone());
+    let guard = locks.lock("k").acquire().await.unwrap();
+    assert!(guard.fencing_token().is_none());
+    let (other, mine) = (key("other"), owner());
+    taken(&backend, &other, &mine).await;
+    assert_eq!(
+        renew(&backend, &other, &mine, TTL, Renew::AtLeast)
+            .await
+            .unwrap(),
+        Ownership::Held
+    );
+    assert!(locks.lock("k").try_acquire().await.unwrap_err().is_busy());
+    assert!(locks.lock("k").status().await.unwrap().is_some());
+    for refused in [guard.extend(SECOND).await, guard.renew_for(SECOND).await] {
+        assert!(
+            matches!(refused, Err(LockError::Unsupported { .. })),
+            "{refused:?}"
+        );
+    }
+    guard.release().await.unwrap();
+    let error = backend.force_release(&key("k")).await.unwrap_err();
+    assert_eq!(error.kind(), BackendErrorKind::Unsupported, "{error}");
+    let sent: Vec<_> = ["set", "delifeq"]
+        .map(|command| calls(&server, command))
+        .into();
+    assert!(sent.iter().all(|count| *count >= 2), "{sent:?}");
+    for command in ["eval", "evalsha", "script|load", "fcall"] {
+        assert_eq!(calls(&server, command), 0, "{command}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_without_the_commands_is_told_at_the_first_attempt() {
+    let server = RedisServer::start();
+    let backend = native(&server.url()).await;
+    let error = attempt(&backend, &key("k"), &owner()).await.unwrap_err();
+    assert_eq!(error.kind(), BackendErrorKind::Permanent, "{error}");
+    assert!(
+        error.to_string().contains("neither DELIFEQ nor DELEX"),
+        "{error}"
+    );
+    assert_eq!(server.cli(&["DBSIZE"]).integer(), 0);
+    let both = FredBackend::builder(server.url())
+        .with_native_commands()
+        .with_replicas(1);
+    let error = both.connect().await.unwrap_err();
+    assert_eq!(error.kind(), BackendErrorKind::Unsupported, "{error}");
+}
+
+/// As in the crate's documentation.
+const COMMANDS: [&str; 5] = ["+set", "+delifeq", "+type", "+getrange", "+pttl"];
+
+#[tokio::test]
+async fn a_missing_permission_is_named_at_the_first_use() {
+    if !Program::Valkey.is_here() {
+        return;
+    }
+    let server = valkey();
+    let lock = LockKey::with_prefix("lock:", "k").unwrap();
+    let connect = async |rules: &str| {
+        let rules =
+            format!("resetchannels ~lock:* &lock:* +publish +subscribe +unsubscribe +ping {rules}");
+        server.add_user("locks", "pw", &rules);
+        native(&server.url_for("locks", "pw")).await
+    };
+    for missing in COMMANDS {
+        let rules: Vec<_> = COMMANDS
+            .into_iter()
+            .filter(|command| *command != missing)
+            .collect();
+        let backend = connect(&rules.join(" ")).await;
+        let error = attempt(&backend, &lock, &owner()).await.unwrap_err();
+        assert_eq!(error.kind(), BackendErrorKind::Permanent, "{error}");
+        assert!(
+            error.to_string().contains(&missing[1..]),
+            "{missing}: {error}"
+        );
+        assert_eq!(server.cli(&["DBSIZE"]).integer(), 0, "{missing}");
+    }
+    server.cli(&["ACL", "LOG", "RESET"]);
+    let (backend, mine) = (connect(&COMMANDS.join(" ")).await, owner());
+    let wakeups = backend.wakeups().unwrap();
+    let mut wakeup = wakeups.subscribe(&lock, None).await.unwrap();
+    taken(&backend, &lock, &mine).await;
+    assert_eq!(
+        renew(&backend, &lock, &mine, TTL, Renew::AtLeast)
+            .await
+            .unwrap(),
+        Ownership::Held
+    );
+    assert!(backend.inspect(&lock).await.unwrap().is_some());
+    assert_eq!(
+        backend.release(&lock, &mine).await.unwrap(),
+        Ownership::Held
+    );
+    soon("a wake-up", wakeup.notified()).await;
+    assert_eq!(refusals(&server), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn out_of_memory_is_told_as_not_applied_and_releases_go_on() {
+    if !Program::Valkey.is_here() {
+        return;
+    }
+    let server = valkey();
+    let backend = native(&server.url()).await;
+    let (held, mine) = (key("held"), owner());
+    taken(&backend, &held, &mine).await;
+    server.cli(&["CONFIG", "SET", "maxmemory", "1"]);
+    for error in [
+        attempt(&backend, &key("other"), &owner())
+            .await
+            .unwrap_err(),
+        renew(&backend, &held, &mine, TTL, Renew::AtLeast)
+            .await
+            .unwrap_err(),
+    ] {
+        assert_eq!(error.kind(), BackendErrorKind::Transient, "{error}");
+    }
+    // A copy of the first attempt still learns that it was granted.
+    taken(&backend, &held, &mine).await;
+    assert_eq!(
+        backend.release(&held, &mine).await.unwrap(),
+        Ownership::Held
+    );
+}
+
+#[tokio::test]
+async fn another_kind_of_server_behind_the_address_is_asked_anew() {
+    if !Program::Valkey.is_here() {
+        return;
+    }
+    // One backend, whose connections lead to a server with one name of the command, and then to one with the other.
+    let (port, other) = (*RENAMED, SERVER.port());
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("redis://{}", listener.local_addr().unwrap());
+    let (cut, cuts) = std::sync::mpsc::channel::<()>();
+    let (done, is_done) = std::sync::mpsc::channel::<()>();
+    std::thread::spawn(move || {
+        for to in [port, other] {
+            let (client, _) = listener.accept().unwrap();
+            let server = TcpStream::connect(("127.0.0.1", to)).unwrap();
+            for (mut from, mut to) in [
+                (client.try_clone().unwrap(), server.try_clone().unwrap()),
+                (server.try_clone().unwrap(), client.try_clone().unwrap()),
+            ] {
+                std::thread::spawn(move || std::io::copy(&mut from, &mut to));
+            }
+            let _ = cuts.recv();
+            let _ = client.shutdown(Shutdown::Both);
+            let _ = server.shutdown(Shutdown::Both);
+            let _ = done.send(());
+        }
+    });
+    let backend = native(&url).await;
+    let (lock, mine) = (key("moves"), owner());
+    taken(&backend, &lock, &mine).await;
+    cut.send(()).unwrap();
+    is_done.recv().unwrap();
+    eventually("released over the other", async || {
+        matches!(backend.release(&lock, &mine).await, Ok(Ownership::Held))
+    })
+    .await;
+}
+
+/// Takes the lock or panics. (There is no token.)
+async fn taken(backend: &FredBackend, key: &LockKey, owner: &lock_core::Owner) {
+    let request = AcquireRequest::new(key, owner, TTL);
+    match backend.try_acquire(request).await.unwrap() {
+        Attempt::Granted(grant) => assert!(grant.fencing.is_none()),
+        Attempt::Busy(busy) => panic!("busy: {}", busy.holder),
+    }
+}

@@ -1,0 +1,216 @@
+//! Locks behind Sentinel: every promise is kept, and the new primary is found after a failover.
+#![allow(
+    clippy::arithmetic_side_effects,
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
+
+mod common;
+
+use std::sync::LazyLock;
+
+use common::deploy::{Deployment, On};
+use common::*;
+use lock_core::{BackendErrorKind, LockBackend, LockKey, Ownership, Renew};
+use lock_testkit::server::{RedisSentinel, RedisServer, Reply};
+
+static SENTINEL: LazyLock<RedisSentinel> = LazyLock::new(RedisSentinel::start);
+
+struct Sentinel;
+
+impl Deployment for Sentinel {
+    async fn client() -> Backend {
+        Backend::sentinel(SENTINEL.urls(), RedisSentinel::NAME)
+            .connect()
+            .await
+            .unwrap()
+    }
+
+    fn cli(_: &str, command: &[&str]) -> Reply {
+        SENTINEL.primary().cli(command)
+    }
+}
+
+mod conformance {
+    lock_testkit::conformance!(super::On<super::Sentinel>);
+}
+
+#[tokio::test]
+async fn the_new_primary_is_found_after_the_old_one_was_killed() {
+    let mut sentinel = RedisSentinel::start();
+    let backend = Backend::sentinel(sentinel.urls(), RedisSentinel::NAME)
+        .connect()
+        .await
+        .unwrap();
+    let (key, mine) = (key("k"), owner());
+    let first = take(&backend, &key, &mine).await;
+    let wakeups = backend.wakeups().unwrap();
+    let mut wakeup = wakeups.subscribe(&key, None).await.unwrap();
+    let replica = 1 - sentinel.primary_index();
+    eventually("the replica has the lock", async || {
+        exists(&sentinel.servers[replica], "k")
+    })
+    .await;
+
+    let killed = sentinel.kill_primary();
+    soon("a wake-up, in doubt", wakeup.notified()).await;
+    eventually("renewed at the new primary", async || {
+        let answer = renew(&backend, &key, &mine, TTL, Renew::AtLeast).await;
+        answer.is_ok_and(|ownership| ownership == Ownership::Held)
+    })
+    .await;
+    let primary = sentinel.wait_for_failover(killed);
+    assert!(pttl(primary, "k") > 20_000);
+    eventually("subscribed at the new primary", async || {
+        primary
+            .cli(&["PUBSUB", "NUMSUB", "{k}:fencelock:wake"])
+            .array()[1]
+            .integer()
+            == 1
+    })
+    .await;
+    assert_eq!(backend.release(&key, &mine).await.unwrap(), Ownership::Held);
+    soon("a wake-up", wakeup.notified()).await;
+    let next = take(&backend, &key, &owner()).await;
+    assert!(next.first() > first.last());
+}
+
+#[tokio::test]
+async fn a_primary_that_becomes_a_replica_while_it_is_connected_to_is_left() {
+    let sentinel = RedisSentinel::start();
+    let backend = Backend::sentinel(sentinel.urls(), RedisSentinel::NAME)
+        .connect()
+        .await
+        .unwrap();
+    let (key, mine) = (key("k"), owner());
+    take(&backend, &key, &mine).await;
+    let before = sentinel.primary_index();
+    let ordered = sentinel.sentinels[0].cli(&["SENTINEL", "FAILOVER", RedisSentinel::NAME]);
+    assert_eq!(ordered, Reply::Status("OK".to_owned()));
+    sentinel.wait_for_failover(before);
+    // Until the old primary is told, who is connected to it goes on there: the price of replication.
+    eventually("the old primary is told", async || {
+        let role = sentinel.servers[before].try_cli(&["ROLE"]);
+        role.is_ok_and(|role| role.array()[0].text() == "slave")
+    })
+    .await;
+    eventually("released at the new primary", async || {
+        // Before that the answer is that nothing was done, or that nobody knows.
+        match backend.release(&key, &mine).await {
+            Ok(_) => true,
+            Err(error) => {
+                assert_ne!(error.kind(), BackendErrorKind::Permanent, "{error}");
+                false
+            }
+        }
+    })
+    .await;
+    assert!(!exists(sentinel.primary(), "k"));
+}
+
+#[tokio::test]
+async fn sentinels_that_are_down_or_silent_keep_nobody_from_the_primary() {
+    let mut sentinel = RedisSentinel::start();
+    sentinel.sentinels[0].stop();
+    sentinel.sentinels[1].pause();
+    let connecting = Backend::sentinel(sentinel.urls(), RedisSentinel::NAME).connect();
+    let backend = soon("a connection", connecting).await.unwrap();
+    take(&backend, &key("k"), &owner()).await;
+    sentinel.sentinels[1].resume();
+}
+
+#[tokio::test]
+async fn what_is_wrong_is_told_and_no_password_with_it() {
+    let sentinel = &SENTINEL;
+    let error = Backend::sentinel(sentinel.urls(), "somebody-else")
+        .connect()
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), BackendErrorKind::Transient, "{error}");
+    assert!(
+        error
+            .to_string()
+            .contains("knows nobody called \"somebody-else\""),
+        "{error}"
+    );
+
+    let primary = format!("redis://nobody:very-secret@{}", RedisSentinel::NAME);
+    let error = Backend::sentinel(sentinel.urls(), primary)
+        .connect()
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), BackendErrorKind::Permanent, "{error}");
+    assert!(
+        !format!("{error} {error:?}").contains("very-secret"),
+        "{error:?}"
+    );
+
+    let nobody = Backend::sentinel(["redis://127.0.0.1:1"], RedisSentinel::NAME);
+    let error = soon("a refusal", nobody.connect()).await.unwrap_err();
+    assert_eq!(error.kind(), BackendErrorKind::Transient, "{error}");
+    for (sentinels, primary) in [
+        (vec![], "x"),
+        (vec!["nonsense"], "x"),
+        (vec!["redis://h"], "http://x"),
+    ] {
+        let error = Backend::sentinel(sentinels, primary)
+            .connect()
+            .await
+            .unwrap_err();
+        assert_eq!(error.kind(), BackendErrorKind::Invalid, "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_user_and_a_database_of_the_primary_are_used() {
+    let primary = SENTINEL.primary();
+    primary.add_user("sentinel-user", "pw", "~lock:* &lock:* +@all -role");
+    let url = format!("redis://sentinel-user:pw@{}/3", RedisSentinel::NAME);
+    let backend = Backend::sentinel(SENTINEL.urls(), url)
+        .connect()
+        .await
+        .unwrap();
+    let key = LockKey::with_prefix("lock:", "in-three").unwrap();
+    take(&backend, &key, &owner()).await;
+    let keys = |database: &str| {
+        let script = "redis.call('SELECT', ARGV[1]) return redis.call('EXISTS', KEYS[1])";
+        let command = ["EVAL", script, "1", "lock:in-three", database];
+        RedisServer::cli(primary, &command).integer()
+    };
+    assert_eq!((keys("0"), keys("3")), (0, 1));
+    let shown = format!("{backend:?}");
+    assert!(
+        shown.contains("fencelock") && !shown.contains("pw"),
+        "{shown}"
+    );
+}
+
+#[tokio::test]
+async fn a_primary_that_falls_silent_is_left_for_its_successor() {
+    let sentinel = RedisSentinel::start();
+    let backend = Backend::sentinel(sentinel.urls(), RedisSentinel::NAME)
+        .connect()
+        .await
+        .unwrap();
+    let (key, mine) = (key("k"), owner());
+    let before = sentinel.primary_index();
+    take(&backend, &key, &mine).await;
+    eventually("the replica has the lock", async || {
+        exists(&sentinel.servers[1 - before], "k")
+    })
+    .await;
+    sentinel.servers[before].pause();
+    eventually("renewed at the successor", async || {
+        match renew(&backend, &key, &mine, TTL, Renew::AtLeast).await {
+            Ok(answer) => answer == Ownership::Held,
+            Err(error) => {
+                assert_ne!(error.kind(), BackendErrorKind::Permanent, "{error}");
+                false
+            }
+        }
+    })
+    .await;
+    assert_eq!(backend.release(&key, &mine).await.unwrap(), Ownership::Held);
+    sentinel.servers[before].resume();
+}

@@ -1,0 +1,119 @@
+//! Locks over TLS: every promise is kept, and a server that is not who it says is refused.
+#![cfg(feature = "tls")]
+#![allow(
+    clippy::arithmetic_side_effects,
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
+
+mod common;
+
+use std::sync::LazyLock;
+
+use common::deploy::{Deployment, On};
+use common::*;
+use lock_core::BackendErrorKind;
+use lock_testkit::server::{Authority, Identity, RedisOptions, RedisServer, Reply};
+
+static AUTHORITY: LazyLock<Authority> = LazyLock::new(Authority::new);
+
+static SERVER: LazyLock<RedisServer> = LazyLock::new(|| serve(AUTHORITY.localhost()));
+
+fn serve(identity: Identity) -> RedisServer {
+    RedisOptions::new()
+        .with_tls(identity)
+        .with_password("pw")
+        .start()
+}
+
+struct Tls;
+
+impl Deployment for Tls {
+    async fn client() -> Backend {
+        choose_provider();
+        let builder = Backend::builder(SERVER.url()).with_certificates(trusting(&AUTHORITY));
+        builder.connect().await.unwrap()
+    }
+
+    fn cli(_: &str, command: &[&str]) -> Reply {
+        SERVER.cli(command)
+    }
+}
+
+mod conformance {
+    lock_testkit::conformance!(super::On<super::Tls>);
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_who_it_says_is_refused() {
+    choose_provider();
+    let stranger = Authority::new();
+    for (identity, authority, reason) in [
+        (AUTHORITY.elsewhere(), &*AUTHORITY, "not valid for name"),
+        (AUTHORITY.expired(), &*AUTHORITY, "expired"),
+        (AUTHORITY.localhost(), &stranger, "invalid peer certificate"),
+    ] {
+        let server = serve(identity);
+        let builder = Backend::builder(server.url()).with_certificates(trusting(authority));
+        let error = builder.connect().await.unwrap_err();
+        assert_eq!(error.kind(), BackendErrorKind::Permanent, "{error}");
+        assert!(error.to_string().contains(reason), "{reason}: {error}");
+        assert!(!format!("{error:?}").contains(":pw@"), "{error:?}");
+        // The system's authorities do not know ours either.
+        Backend::connect(server.url()).await.unwrap_err();
+    }
+}
+
+#[tokio::test]
+async fn plain_text_to_a_tls_port_and_tls_to_a_plain_port_are_refused() {
+    choose_provider();
+    let plain = format!("redis://127.0.0.1:{}", SERVER.port());
+    let error = soon("a refusal", Backend::connect(plain))
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), BackendErrorKind::Transient, "{error}");
+
+    let server = RedisServer::start();
+    let url = format!("rediss://localhost:{}", server.port());
+    let builder = Backend::builder(url).with_certificates(trusting(&AUTHORITY));
+    let error = soon("a refusal", builder.connect()).await.unwrap_err();
+    assert_eq!(error.kind(), BackendErrorKind::Transient, "{error}");
+}
+
+#[tokio::test]
+async fn certificates_for_a_plain_url_are_a_mistake_that_is_told() {
+    let builder = Backend::builder("redis://127.0.0.1").with_certificates(trusting(&AUTHORITY));
+    let error = builder.connect().await.unwrap_err();
+    assert_eq!(error.kind(), BackendErrorKind::Invalid, "{error}");
+    assert!(error.to_string().contains("rediss://"), "{error}");
+}
+
+#[cfg(feature = "cluster")]
+#[tokio::test]
+async fn a_cluster_is_served_over_tls() {
+    use lock_core::{LockBackend, Ownership};
+    use lock_testkit::server::RedisCluster;
+
+    choose_provider();
+    let options = RedisOptions::new().with_tls(AUTHORITY.localhost());
+    let cluster = RedisCluster::with(&options, 3, 0);
+    let builder = Backend::cluster([cluster.nodes[0].url()]);
+    let backend = builder
+        .with_certificates(trusting(&AUTHORITY))
+        .connect()
+        .await
+        .unwrap();
+    for name in ["a", "b", "c", "d", "e", "f"] {
+        let (key, mine) = (key(name), owner());
+        let wakeups = backend.wakeups().unwrap();
+        let mut wakeup = wakeups.subscribe(&key, None).await.unwrap();
+        take(&backend, &key, &mine).await;
+        assert_eq!(backend.release(&key, &mine).await.unwrap(), Ownership::Held);
+        soon("a wake-up", wakeup.notified()).await;
+    }
+    let stranger = Authority::new();
+    let builder = Backend::cluster([cluster.nodes[0].url()]).with_certificates(trusting(&stranger));
+    let error = builder.connect().await.unwrap_err();
+    assert!(error.to_string().contains("certificate"), "{error}");
+}

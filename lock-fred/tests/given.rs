@@ -1,0 +1,291 @@
+//! Clients that the application made itself, with settings that lock-fred would not choose.
+#![allow(clippy::arithmetic_side_effects, clippy::unwrap_used, clippy::panic)]
+
+mod common;
+
+use common::*;
+use lock_core::{BackendErrorKind, LockBackend, LockOptions, Locks, Ownership, Released, Renew};
+use lock_fred::fred::clients::Client;
+use lock_fred::fred::prelude::{Builder, ClientLike, Config, ReconnectPolicy};
+use lock_testkit::proxy::{Action, Match, Proxy};
+use lock_testkit::server::RedisServer;
+use tokio::task::JoinSet;
+
+fn builder(url: &str) -> Builder {
+    let mut builder = Builder::from_config(Config::from_url(url).unwrap());
+    builder.set_policy(ReconnectPolicy::new_constant(0, 10));
+    builder.with_performance_config(|performance| {
+        performance.default_command_timeout = SECOND;
+    });
+    builder
+}
+
+/// A client that connects again, and sends what was under way up to three times, which is fred's default.
+async fn client(url: &str) -> Client {
+    let client = builder(url).build().unwrap();
+    client.init().await.unwrap();
+    client
+}
+
+#[tokio::test]
+async fn clients_made_elsewhere_serve_too() {
+    let server = RedisServer::start();
+    let pool = builder(&server.url()).build_pool(3).unwrap();
+    pool.init().await.unwrap();
+    let client = client(&server.url()).await;
+    let connections = server.cli(&["CLIENT", "LIST"]).text().lines().count();
+    for backend in [Backend::from_client(client), Backend::from_pool(&pool)] {
+        round_trip(&backend).await;
+        assert!(backend.wakeups().is_some() && !backend.capabilities().resends);
+    }
+    let now = server.cli(&["CLIENT", "LIST"]).text().lines().count();
+    assert_eq!(now, connections, "the calls went over other connections");
+}
+
+#[tokio::test]
+async fn the_clients_of_a_pool_take_turns() {
+    let server = RedisServer::start();
+    let pool = builder(&server.url()).build_pool(2).unwrap();
+    pool.init().await.unwrap();
+    let backend = Backend::from_pool(&pool);
+    for _ in 0..2 {
+        round_trip(&backend).await;
+    }
+    let clients = server.cli(&["CLIENT", "LIST"]).text();
+    let used = clients
+        .lines()
+        .filter(|client| client.contains("cmd=evalsha"));
+    assert_eq!(used.count(), 2, "{clients}");
+    // One that has lost its connection for good is left out.
+    pool.clients()[0].quit().await.unwrap();
+    for _ in 0..4 {
+        round_trip(&backend).await;
+    }
+}
+
+#[tokio::test]
+async fn locks_on_a_client_made_elsewhere_are_held_waited_for_and_released() {
+    let server = RedisServer::start();
+    let locks = async || Locks::new(Backend::from_client(client(&server.url()).await));
+    let (holder, other) = (locks().await, locks().await);
+    let guard = holder.lock("k").with_ttl(SECOND).acquire().await.unwrap();
+    // Nothing but a wake-up ends the wait.
+    let waiter = other.lock("k").with_options(
+        LockOptions::default()
+            .with_ttl(60 * SECOND)
+            .with_wait(60 * SECOND)
+            .with_recheck(60 * SECOND),
+    );
+    let before = calls(&server, "evalsha");
+    let mut waiting = JoinSet::new();
+    waiting.spawn(async move { waiter.acquire().await });
+    eventually("it has looked again after it subscribed", async || {
+        calls(&server, "evalsha") >= before + 2
+    })
+    .await;
+    tokio::time::sleep(1500 * MS).await;
+    assert!(guard.is_held());
+    assert_eq!(guard.release().await.unwrap(), Released::Released);
+    let guard = soon("the waiter's turn", waiting.join_next()).await;
+    let guard = guard.unwrap().unwrap().unwrap();
+    assert_eq!(guard.release().await.unwrap(), Released::Released);
+}
+
+/// What the client does by default to commands under way when a connection breaks, it does not do to ours.
+#[tokio::test]
+async fn nothing_is_sent_twice_over_a_client_that_sends_twice() {
+    let server = RedisServer::start();
+    let proxy = Proxy::start(server.port()).await;
+    let client = client(&proxy.url()).await;
+    let backend = Backend::from_client(client.clone());
+    let (key, mine) = (key("k"), owner());
+    take(&backend, &key, &mine).await;
+    backend.release(&key, &mine).await.unwrap();
+
+    // A command of the application, for comparison.
+    proxy
+        .on(Match::command(["INCR"]))
+        .action(Action::cut_after_forwarding());
+    let incr = lock_fred::fred::cmd!("INCR");
+    let count: i64 = client.custom(incr, vec!["n"]).await.unwrap();
+    assert_eq!(count, 2, "the client does not send twice any more");
+
+    let mine = owner();
+    let lose_reply_to = |requests: Match| {
+        proxy
+            .on(requests)
+            .nth(1)
+            .action(Action::cut_after_forwarding());
+        calls(&server, "evalsha")
+    };
+    let sent_since = |before| calls(&server, "evalsha") - before;
+
+    let before = lose_reply_to(Match::acquire());
+    let error = attempt(&backend, &key, &mine).await.unwrap_err();
+    assert!(error.may_have_been_applied(), "{error}");
+    // Our own entry is never busy for us.
+    granted(Ok(
+        known(async || attempt(&backend, &key, &mine).await).await
+    ));
+    assert_eq!(sent_since(before), 2, "sent by itself");
+
+    let before = lose_reply_to(Match::renew());
+    let renewal = async || renew(&backend, &key, &mine, TTL, Renew::AtLeast).await;
+    let error = renewal().await.unwrap_err();
+    assert!(error.may_have_been_applied(), "{error}");
+    assert_eq!(known(renewal).await, Ownership::Held);
+    assert_eq!(sent_since(before), 2, "sent by itself");
+
+    let before = lose_reply_to(Match::release());
+    let release = async || backend.release(&key, &mine).await;
+    let error = release().await.unwrap_err();
+    assert!(error.may_have_been_applied(), "{error}");
+    assert_eq!(known(release).await, Ownership::Absent);
+    assert_eq!(sent_since(before), 2, "sent by itself");
+}
+
+/// The answer, once one is known. What is known not to have been sent is asked again.
+async fn known<T>(mut ask: impl AsyncFnMut() -> Result<T, lock_core::BackendError>) -> T {
+    let mut answer = None;
+    eventually("an answer", async || match ask().await {
+        Ok(known) => {
+            answer = Some(known);
+            true
+        }
+        Err(error) => {
+            assert!(!error.may_have_been_applied(), "{error}");
+            false
+        }
+    })
+    .await;
+    answer.unwrap()
+}
+
+#[tokio::test]
+async fn a_client_that_has_no_connection_is_known_to_have_sent_nothing() {
+    let mut server = RedisServer::start();
+    let client = client(&server.url()).await;
+    let backend = Backend::from_client(client.clone());
+    let (key, mine) = (key("k"), owner());
+    take(&backend, &key, &mine).await;
+    server.stop();
+    eventually("the client knows", async || !client.is_connected()).await;
+    let error = backend.release(&key, &mine).await.unwrap_err();
+    assert_eq!(error.kind(), BackendErrorKind::Transient, "{error}");
+    server.restart_empty();
+    eventually("the client is connected again", async || {
+        client.is_connected()
+    })
+    .await;
+    take(&backend, &key, &mine).await;
+}
+
+#[tokio::test]
+async fn a_silent_client_is_made_to_connect_again_if_it_would_do_so_by_itself() {
+    for reconnects in [true, false] {
+        let server = RedisServer::start();
+        let proxy = Proxy::start(server.port()).await;
+        let mut builder = builder(&proxy.url());
+        if !reconnects {
+            builder = Builder::from_config(Config::from_url(&proxy.url()).unwrap());
+        }
+        let client = builder.build().unwrap();
+        client.init().await.unwrap();
+        let backend = Backend::from_client(client);
+        let (key, mine) = (key("k"), owner());
+        take(&backend, &key, &mine).await;
+        proxy.blackhole();
+        for _ in 0..2 {
+            let call = renew(&backend, &key, &mine, TTL, Renew::AtLeast);
+            assert!(tokio::time::timeout(20 * MS, call).await.is_err());
+        }
+        if reconnects {
+            eventually("an answer", async || {
+                let answer = renew(&backend, &key, &mine, TTL, Renew::AtLeast).await;
+                answer.is_ok()
+            })
+            .await;
+        }
+        assert_eq!(proxy.connections(), if reconnects { 2 } else { 1 });
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_leads_to_a_replica_is_made_to_connect_again() {
+    let server = RedisServer::start();
+    let proxy = Proxy::start(server.port()).await;
+    let backend = Backend::from_client(client(&proxy.url()).await);
+    take(&backend, &key("a"), &owner()).await;
+    server.cli(&["REPLICAOF", "127.0.0.1", "1"]);
+    let error = attempt(&backend, &key("b"), &owner()).await.unwrap_err();
+    assert_eq!(error.kind(), BackendErrorKind::Transient, "{error}");
+    server.cli(&["REPLICAOF", "NO", "ONE"]);
+    eventually("another connection", async || proxy.connections() == 2).await;
+    let mine = owner();
+    let answer = known(async || attempt(&backend, &key("b"), &mine).await);
+    granted(Ok(answer.await));
+}
+
+#[tokio::test]
+async fn a_client_is_printed_without_its_settings() {
+    let server = lock_testkit::server::RedisOptions::new()
+        .with_password("very-secret")
+        .start();
+    let backend = Backend::from_client(client(&server.url()).await);
+    round_trip(&backend).await;
+    let shown = format!("{backend:?} {:?}", backend.wakeups());
+    assert!(!shown.contains("very-secret"), "{shown}");
+}
+
+#[cfg(feature = "tls")]
+#[tokio::test]
+async fn a_client_made_elsewhere_brings_its_own_certificates() {
+    use lock_testkit::server::{Authority, RedisOptions};
+
+    choose_provider();
+    let authority = Authority::new();
+    let server = RedisOptions::new().with_tls(authority.localhost()).start();
+    let port = server.port();
+    let mut config = Config::from_url(&format!("redis://localhost:{port}")).unwrap();
+    config.tls = Some(trusting(&authority).into());
+    let client = Builder::from_config(config).build().unwrap();
+    client.init().await.unwrap();
+    let backend = Backend::from_client(client);
+    round_trip(&backend).await;
+    let wakeups = backend.wakeups().unwrap();
+    soon("a subscription", wakeups.subscribe(&key("k"), None))
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn a_clusters_client_lends_its_settings() {
+    let cluster = lock_testkit::server::RedisCluster::start();
+    let url = cluster.nodes[0]
+        .url()
+        .replace("redis://", "redis-cluster://");
+    let client = client(&url).await;
+    let connections = cluster.nodes[0]
+        .cli(&["CLIENT", "LIST"])
+        .text()
+        .lines()
+        .count();
+    let backend = Backend::from_client(client);
+    assert!(!backend.capabilities().resends);
+    for name in ["a", "b", "c", "d"] {
+        let (key, mine) = (key(name), owner());
+        let wakeups = backend.wakeups();
+        take(&backend, &key, &mine).await;
+        if let Some(wakeups) = wakeups {
+            let mut wakeup = wakeups.subscribe(&key, None).await.unwrap();
+            backend.release(&key, &mine).await.unwrap();
+            soon("a wake-up", wakeup.notified()).await;
+        }
+    }
+    let now = cluster.nodes[0]
+        .cli(&["CLIENT", "LIST"])
+        .text()
+        .lines()
+        .count();
+    assert!(now > connections, "the calls went over the client");
+}

@@ -1,0 +1,289 @@
+//! Credentials, permissions, and what errors and `Debug` must not show.
+#![allow(
+    clippy::arithmetic_side_effects,
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
+
+mod common;
+
+use std::error::Error;
+
+use common::*;
+use lock_core::{BackendError, BackendErrorKind, LockBackend, LockKey, Ownership, Renew};
+use lock_testkit::server::{RedisOptions, RedisServer};
+
+const SECRET: &str = "very-secret";
+
+/// Everything that an error can print.
+fn printed(error: &BackendError) -> String {
+    let mut text = format!("{error} {error:?} {error:#?}");
+    let mut source = error.source();
+    while let Some(error) = source {
+        text += &format!(" {error} {error:?}");
+        source = error.source();
+    }
+    text
+}
+
+#[tokio::test]
+async fn wrong_credentials_are_permanent_and_never_printed() {
+    let server = RedisOptions::new().with_password(SECRET).start();
+    let host = format!("127.0.0.1:{}", server.port());
+    for url in [
+        format!("redis://:{SECRET}-not@{host}"),
+        format!("redis://{SECRET}:{SECRET}@{host}"),
+        format!("redis://:{SECRET}-not@{host}?protocol=resp2"),
+        format!("redis://{host}"),
+    ] {
+        let error = Backend::connect(&url).await.unwrap_err();
+        assert_eq!(error.kind(), BackendErrorKind::Permanent, "{error}");
+        assert!(error.to_string().contains("credentials"), "{error}");
+        assert!(!printed(&error).contains(SECRET), "{error:?}");
+    }
+    // Without a password RESP2 need not ask for anything before the first call.
+    let error = match Backend::connect(format!("redis://{host}?protocol=resp2")).await {
+        Ok(backend) => attempt(&backend, &key("k"), &owner()).await.unwrap_err(),
+        Err(error) => error,
+    };
+    assert_eq!(error.kind(), BackendErrorKind::Permanent, "{error}");
+
+    let backend = Backend::connect(server.url()).await.unwrap();
+    take(&backend, &key("k"), &owner()).await;
+    let shown = format!(
+        "{backend:?} {:?} {:?}",
+        backend.wakeups(),
+        Backend::builder(server.url())
+    );
+    assert!(shown.contains(&host) && !shown.contains(SECRET), "{shown}");
+}
+
+#[tokio::test]
+async fn names_and_passwords_of_any_characters_let_us_in() {
+    let (user, password) = ("us\u{e9}r", "a b\"c'd\\e%f{g}\u{2603}@:/?#");
+    let server = RedisServer::start();
+    server.add_user(user, password, "~* &* +@all");
+    let encode = |text: &str| {
+        text.bytes()
+            .map(|byte| format!("%{byte:02x}"))
+            .collect::<String>()
+    };
+    let address = format!("127.0.0.1:{}", server.port());
+    for protocol in ["", "?protocol=resp2", "?protocol=resp3"] {
+        let url = format!(
+            "redis://{}:{}@{address}{protocol}",
+            encode(user),
+            encode(password)
+        );
+        let backend = Backend::connect(url).await.unwrap();
+        round_trip(&backend).await;
+        let wakeups = backend.wakeups().unwrap();
+        wakeups.subscribe(&key("k"), None).await.unwrap();
+        let expected = if protocol.ends_with('2') { 2 } else { 3 };
+        let clients = server.cli(&["CLIENT", "LIST"]).text();
+        assert!(clients.contains(&format!("resp={expected}")), "{clients}");
+    }
+}
+
+#[tokio::test]
+async fn a_malformed_url_is_invalid_and_never_printed() {
+    for url in [
+        "",
+        "redis",
+        "http://user:very-secret@host",
+        "redis://:very-secret@host:port",
+        "127.0.0.1:6379",
+        "redis://:very-secret@host/not-a-number",
+        #[cfg(not(feature = "tls"))]
+        "rediss://:very-secret@host",
+        "redis://h?protocol=very-secret",
+    ] {
+        let error = Backend::connect(url).await.unwrap_err();
+        assert_eq!(error.kind(), BackendErrorKind::Invalid, "{url}: {error}");
+        assert!(error.to_string().contains("redis://"), "{error}");
+        assert!(!printed(&error).contains(SECRET), "{error:?}");
+    }
+}
+
+/// A server with a user `locks` who may do what `rules` say, and that user's URL.
+fn restricted(rules: &[&str]) -> (RedisServer, String) {
+    let server = RedisServer::start();
+    let mut command = vec![
+        "ACL",
+        "SETUSER",
+        "locks",
+        "on",
+        ">pw",
+        "resetkeys",
+        "resetchannels",
+        "-@all",
+    ];
+    command.extend(rules);
+    assert_eq!(server.cli(&command).text(), "OK");
+    let url = format!("redis://locks:pw@127.0.0.1:{}", server.port());
+    (server, url)
+}
+
+fn prefixed(name: &str) -> LockKey {
+    LockKey::with_prefix("lock:", name).unwrap()
+}
+
+const COMMANDS: [&str; 10] = [
+    "+evalsha",
+    "+eval",
+    "+set",
+    "+get",
+    "+getrange",
+    "+type",
+    "+del",
+    "+pexpire",
+    "+pttl",
+    "+time",
+];
+const PATTERNS: [&str; 2] = ["~lock:*", "&lock:*"];
+const WAKING: [&str; 4] = ["+publish", "+subscribe", "+unsubscribe", "+ping"];
+
+#[tokio::test]
+async fn the_documented_permissions_suffice() {
+    let (server, url) = restricted(&[&PATTERNS[..], &COMMANDS, &WAKING].concat());
+    for url in [url.clone(), format!("{url}?protocol=resp2")] {
+        let backend = Backend::connect(url).await.unwrap();
+        for name in ["x", "{tag}x", "a}b"] {
+            let (key, mine, heir) = (prefixed(name), owner(), owner());
+            let mut wakeup = backend
+                .wakeups()
+                .unwrap()
+                .subscribe(&key, None)
+                .await
+                .unwrap();
+            take(&backend, &key, &mine).await;
+            busy(attempt(&backend, &key, &heir).await);
+            renew(&backend, &key, &mine, TTL, Renew::AtLeast)
+                .await
+                .unwrap();
+            let request = lock_core::AcquireRequest::new(&key, &heir, TTL).with_from(Some(&mine));
+            granted(backend.try_acquire(request).await);
+            backend.inspect(&key).await.unwrap();
+            assert_eq!(backend.release(&key, &heir).await.unwrap(), Ownership::Held);
+            soon("a wake-up", wakeup.notified()).await;
+        }
+    }
+    assert_eq!(refusals(&server), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn without_the_channel_waiters_poll_and_releases_work() {
+    let (_server, url) = restricted(&[&PATTERNS[..1], &COMMANDS, &WAKING].concat());
+    let backend = Backend::connect(url).await.unwrap();
+    let (key, mine) = (prefixed("x"), owner());
+    let error = soon(
+        "a refusal",
+        backend.wakeups().unwrap().subscribe(&key, None),
+    )
+    .await
+    .unwrap_err();
+    assert_eq!(error.kind(), BackendErrorKind::Permanent, "{error}");
+    take(&backend, &key, &mine).await;
+    assert_eq!(backend.release(&key, &mine).await.unwrap(), Ownership::Held);
+    // The same without the commands.
+    let (_server, url) = restricted(&[&PATTERNS[..], &COMMANDS].concat());
+    let backend = Backend::connect(url).await.unwrap();
+    soon(
+        "a refusal",
+        backend.wakeups().unwrap().subscribe(&key, None),
+    )
+    .await
+    .unwrap_err();
+    take(&backend, &key, &mine).await;
+    assert_eq!(backend.release(&key, &mine).await.unwrap(), Ownership::Held);
+}
+
+#[tokio::test]
+async fn a_missing_permission_is_named_at_the_first_use_and_leaves_nothing() {
+    for missing in COMMANDS.iter().filter(|command| **command != "+eval") {
+        let rules: Vec<_> = COMMANDS
+            .iter()
+            .filter(|command| command != &missing)
+            .copied()
+            .collect();
+        let (server, url) = restricted(&[&PATTERNS[..], &rules].concat());
+        let backend = Backend::connect(url).await.unwrap();
+        let (key, mine) = (prefixed("x"), owner());
+        let error = attempt(&backend, &key, &mine).await.unwrap_err();
+        assert_eq!(error.kind(), BackendErrorKind::Permanent, "{error}");
+        assert!(
+            error.to_string().to_lowercase().contains(&missing[1..]),
+            "{missing}: {error}"
+        );
+        assert!(!printed(&error).contains(mine.expose()), "{error:?}");
+        assert_eq!(server.cli(&["DBSIZE"]).integer(), 0, "{missing}");
+    }
+    // EVAL is needed only where the server does not know the script.
+    let rules: Vec<_> = COMMANDS
+        .iter()
+        .filter(|command| **command != "+eval")
+        .copied()
+        .collect();
+    let (_server, url) = restricted(&[&PATTERNS[..], &rules].concat());
+    let error = attempt(
+        &Backend::connect(url).await.unwrap(),
+        &prefixed("x"),
+        &owner(),
+    )
+    .await
+    .unwrap_err();
+    assert_eq!(error.kind(), BackendErrorKind::Permanent, "{error}");
+    assert!(error.to_string().contains("'eval'"), "{error}");
+    // A key outside the pattern.
+    let (server, url) = restricted(&[&PATTERNS[..], &COMMANDS].concat());
+    let error = attempt(&Backend::connect(url).await.unwrap(), &key("x"), &owner())
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), BackendErrorKind::Permanent, "{error}");
+    assert_eq!(server.cli(&["DBSIZE"]).integer(), 0);
+}
+
+#[tokio::test]
+async fn a_lock_that_cannot_be_taken_back_is_of_unknown_outcome() {
+    let (server, url) = restricted(&[&PATTERNS[..], &COMMANDS].concat());
+    let backend = Backend::connect(url).await.unwrap();
+    take(&backend, &prefixed("a"), &owner()).await;
+    server.cli(&["ACL", "SETUSER", "locks", "-del", "-time"]);
+    let error = attempt(&backend, &prefixed("b"), &owner())
+        .await
+        .unwrap_err();
+    assert!(error.may_have_been_applied(), "{error}");
+    assert_eq!(server.cli(&["EXISTS", "lock:b"]).integer(), 1);
+}
+
+#[tokio::test]
+async fn a_server_without_scripts_is_named_and_shows_nothing_of_the_request() {
+    let server = RedisOptions::new()
+        .with_args(["--rename-command", "EVALSHA", ""])
+        .start();
+    let backend = Backend::connect(server.url()).await.unwrap();
+    let mine = owner();
+    let error = attempt(&backend, &key("k"), &mine).await.unwrap_err();
+    assert_eq!(error.kind(), BackendErrorKind::Permanent, "{error}");
+    assert!(error.to_string().contains("EVALSHA"), "{error}");
+    assert!(!printed(&error).contains(&mine.expose()[..32]), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_server_that_does_not_know_hello_is_served_in_resp2() {
+    let server = RedisOptions::new()
+        .with_args(["--rename-command", "HELLO", ""])
+        .start();
+    let backend = Backend::connect(server.url()).await.unwrap();
+    let (key, mine) = (key("k"), owner());
+    let mut wakeup = backend
+        .wakeups()
+        .unwrap()
+        .subscribe(&key, None)
+        .await
+        .unwrap();
+    take(&backend, &key, &mine).await;
+    assert_eq!(backend.release(&key, &mine).await.unwrap(), Ownership::Held);
+    soon("a wake-up", wakeup.notified()).await;
+}
