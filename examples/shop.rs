@@ -3,6 +3,7 @@
 //! ```sh
 //! cargo run --example shop                                         # one process, in memory
 //! LOCK_URL=redis://127.0.0.1:6379 PORT=3001 cargo run --features redis --example shop   # as many as you like
+//! LOCK_URL=fred+redis://127.0.0.1:6379 PORT=3002 cargo run --features fred --example shop   # on fred, beside those
 //!
 //! curl -i -X POST localhost:3000/process-payment/7
 //! curl -i -X POST 'localhost:3000/inventory/decrease/mug?quantity=3'
@@ -56,8 +57,8 @@ Usage: shop [--without-lock]
 
 Environment:
   PORT             where to listen on 127.0.0.1; 0 for any. Default: 3000
-  LOCK_URL         redis://.. for locks on a server. Default: in memory, for one
-                   process
+  LOCK_URL         redis://.. for locks on a server, fred+redis://.. for the same
+                   through fred. Default: in memory, for one process
   LOCK_SHOP_DIR    where payments, stock and sales are kept. Default: a new
                    directory, removed at the end
   LOCK_SHOP_STOCK  what there is of each product at first. Default: 100
@@ -117,13 +118,17 @@ fn arguments() -> Result<Option<bool>, lexopt::Error> {
 }
 
 #[cfg_attr(
-    not(feature = "redis"),
+    not(any(feature = "fred", feature = "redis")),
     allow(clippy::unused_async, reason = "memory needs no connection")
 )]
 async fn connect() -> Result<Locks, Box<dyn Error + Send + Sync>> {
     let Ok(url) = std::env::var("LOCK_URL") else {
         return Ok(Locks::new(MemoryBackend::new()));
     };
+    #[cfg(feature = "fred")]
+    if let Some(url) = url.strip_prefix("fred+") {
+        return Ok(Locks::new(fencelock::FredBackend::connect(url).await?));
+    }
     #[cfg(feature = "redis")]
     if url.starts_with("redis") {
         return Ok(Locks::new(fencelock::RedisBackend::connect(&url).await?));

@@ -11,15 +11,23 @@ pub use lock_macros::locked;
 #[doc(inline)]
 pub use lock_memory::MemoryBackend;
 
-// `redis` is the client crate itself: for connections that you make and hand over. `prefix`: where others keep locks.
+// `redis` is the client crate itself: for connections that you make and hand over.
 #[cfg(feature = "redis")]
 #[doc(inline)]
-pub use lock_redis::{RedisBackend, RedisBackendBuilder, prefix, redis};
+pub use lock_redis::{RedisBackend, RedisBackendBuilder, redis};
 
 // As above.
 #[cfg(feature = "fred")]
 #[doc(inline)]
 pub use lock_fred::{FredBackend, FredBackendBuilder, fred};
+
+// Where others keep locks: the same in both.
+#[cfg(all(feature = "fred", not(feature = "redis")))]
+#[doc(inline)]
+pub use lock_fred::prefix;
+#[cfg(feature = "redis")]
+#[doc(inline)]
+pub use lock_redis::prefix;
 
 #[cfg(all(
     any(doc, doctest),

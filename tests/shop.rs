@@ -1,5 +1,5 @@
-//! The example `shop` over HTTP: each route, busy and free, in one process in memory and in two on one Redis; and what the
-//! locks are there for, with 200 requests at once.
+//! The example `shop` over HTTP: each route, busy and free, in one process in memory and in two on one Redis, through either
+//! client; and what the locks are there for, with 200 requests at once.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -61,9 +61,20 @@ async fn every_route_is_served_free_and_busy_in_memory() {
 
 #[tokio::test]
 async fn every_route_is_served_free_and_busy_on_redis_by_two_processes() {
+    every_route_on_redis(RedisServer::url).await;
+}
+
+#[cfg(feature = "fred")]
+#[tokio::test]
+async fn every_route_is_served_free_and_busy_on_fred_by_two_processes() {
+    every_route_on_redis(fred).await;
+}
+
+/// `url`: how the processes are told where the server is.
+async fn every_route_on_redis(url: fn(&RedisServer) -> String) {
     let (shop, redis) = (Shop::new(), RedisServer::start());
-    let one = shop.start(Some(&redis), LONG, WITH_LOCK);
-    let other = shop.start(Some(&redis), LONG, WITH_LOCK);
+    let one = shop.start(Some(url(&redis)), LONG, WITH_LOCK);
+    let other = shop.start(Some(url(&redis)), LONG, WITH_LOCK);
     every_route(&one, &other).await;
     shop.assert_payments(&["7"]);
     assert_eq!((shop.stock("mug"), shop.sold("mug")), (97, 3));
@@ -80,6 +91,11 @@ async fn every_route_is_served_free_and_busy_on_redis_by_two_processes() {
             "{route} without its store"
         );
     }
+}
+
+#[cfg(feature = "fred")]
+fn fred(redis: &RedisServer) -> String {
+    format!("fred+{}", redis.url())
 }
 
 async fn every_route(one: &Server, other: &Server) {
@@ -238,8 +254,18 @@ async fn rush(servers: [&Server; 2], requests: Vec<String>) -> Vec<(String, Repl
 
 #[tokio::test]
 async fn no_order_is_paid_twice_by_200_requests_to_two_processes() {
+    no_order_is_paid_twice([RedisServer::url; 2]).await;
+}
+
+#[cfg(feature = "fred")]
+#[tokio::test]
+async fn no_order_is_paid_twice_by_200_requests_to_a_process_on_each_client() {
+    no_order_is_paid_twice([RedisServer::url, fred]).await;
+}
+
+async fn no_order_is_paid_twice(urls: [fn(&RedisServer) -> String; 2]) {
     let (shop, redis) = (Shop::new(), RedisServer::start());
-    let servers = [0, 1].map(|_| shop.start(Some(&redis), 20, WITH_LOCK));
+    let servers = urls.map(|url| shop.start(Some(url(&redis)), 20, WITH_LOCK));
     let orders: Vec<_> = (0..20).map(|order| order.to_string()).collect();
     // Ten times each, one after the other, so that both servers are asked for each.
     let requests = (0..10).flat_map(|_| {
@@ -264,7 +290,7 @@ async fn no_order_is_paid_twice_by_200_requests_to_two_processes() {
 #[tokio::test]
 async fn no_more_is_sold_than_there_was_by_200_requests_to_two_processes() {
     let (shop, redis) = (Shop::new(), RedisServer::start());
-    let servers = [0, 1].map(|_| shop.start(Some(&redis), 5, WITH_LOCK));
+    let servers = [0, 1].map(|_| shop.start(Some(redis.url()), 5, WITH_LOCK));
     let requests = vec!["inventory/decrease/mug?quantity=1".to_owned(); 200];
     let replies = rush([&servers[0], &servers[1]], requests).await;
     let sold = replies
@@ -283,7 +309,7 @@ async fn no_more_is_sold_than_there_was_by_200_requests_to_two_processes() {
 #[tokio::test]
 async fn without_the_locks_orders_are_paid_twice_and_more_is_sold_than_there_was() {
     let (shop, redis) = (Shop::new(), RedisServer::start());
-    let servers = [0, 1].map(|_| shop.start(Some(&redis), 500, WITHOUT_LOCK));
+    let servers = [0, 1].map(|_| shop.start(Some(redis.url()), 500, WITHOUT_LOCK));
     let mut requests = vec!["inventory/decrease/mug?quantity=20".to_owned(); 20];
     requests.extend(vec!["process-payment/7".to_owned(); 20]);
     rush([&servers[0], &servers[1]], requests).await;
@@ -295,8 +321,8 @@ async fn without_the_locks_orders_are_paid_twice_and_more_is_sold_than_there_was
 #[tokio::test]
 async fn what_a_killed_process_was_at_is_done_by_another_after_the_ttl() {
     let (shop, redis) = (Shop::new(), RedisServer::start());
-    let mut killed = shop.start(Some(&redis), 60_000, WITH_LOCK);
-    let other = shop.start(Some(&redis), 20, WITH_LOCK);
+    let mut killed = shop.start(Some(redis.url()), 60_000, WITH_LOCK);
+    let other = shop.start(Some(redis.url()), 20, WITH_LOCK);
     let address = killed.address.clone();
     let asking = tokio::spawn(async move { try_send(&address, "POST", "process-payment/7").await });
     other.wait_until_held("payment:7").await;
@@ -312,7 +338,7 @@ async fn what_a_killed_process_was_at_is_done_by_another_after_the_ttl() {
 #[tokio::test]
 async fn a_payment_whose_lock_is_lost_is_stopped() {
     let (shop, redis) = (Shop::new(), RedisServer::start());
-    let server = shop.start(Some(&redis), 60_000, WITH_LOCK);
+    let server = shop.start(Some(redis.url()), 60_000, WITH_LOCK);
     let (reply, _) = tokio::join!(server.post("process-payment/7"), async {
         server.wait_until_held("payment:7").await;
         redis.cli(&["DEL", "payment:7"])
@@ -329,7 +355,7 @@ async fn a_payment_whose_lock_is_lost_is_stopped() {
 #[cfg(unix)]
 async fn a_process_that_is_told_to_stop_finishes_its_requests_and_holds_nothing() {
     let (shop, redis) = (Shop::new(), RedisServer::start());
-    let mut server = shop.start(Some(&redis), LONG, WITH_LOCK);
+    let mut server = shop.start(Some(redis.url()), LONG, WITH_LOCK);
     let (reply, ()) = tokio::join!(server.post("process-payment/7"), async {
         server.wait_until_held("payment:7").await;
         let pid = server.pid.to_string();
@@ -370,7 +396,7 @@ impl Shop {
     }
 
     /// A process of it, whose pieces of work take `work` milliseconds.
-    fn start(&self, redis: Option<&RedisServer>, work: u64, locks: &str) -> Server {
+    fn start(&self, url: Option<String>, work: u64, locks: &str) -> Server {
         let mut command = Command::new(std::env::current_exe().unwrap());
         command
             .args(["--exact", "a_server", "--nocapture"])
@@ -381,8 +407,8 @@ impl Shop {
             .env_remove("LOCK_URL")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped());
-        if let Some(redis) = redis {
-            command.env("LOCK_URL", redis.url());
+        if let Some(url) = url {
+            command.env("LOCK_URL", url);
         }
         let mut child = command.spawn().unwrap();
         let output = BufReader::new(child.stdout.take().unwrap());

@@ -23,7 +23,7 @@ impl Store {
 }
 
 #[cfg_attr(
-    not(feature = "redis"),
+    not(any(feature = "fred", feature = "redis")),
     allow(
         clippy::unused_async,
         reason = "without a store there is nothing to wait for"
@@ -36,6 +36,11 @@ async fn backend(url: &str) -> Result<Arc<dyn ForceRelease>, Failure> {
         #[cfg(feature = "redis")]
         Some("redis" | "rediss" | "redis+unix" | "unix") => {
             Ok(Arc::new(fencelock::RedisBackend::connect(url).await?))
+        }
+        #[cfg(feature = "fred")]
+        Some("fred+redis" | "fred+rediss" | "fred+redis+unix" | "fred+unix") => {
+            let url = url.strip_prefix("fred+").unwrap_or(url);
+            Ok(Arc::new(fencelock::FredBackend::connect(url).await?))
         }
         Some(scheme) => Err(Failure::usage(format!(
             "this build knows no store for {scheme:?} URLs"

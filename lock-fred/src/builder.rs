@@ -162,7 +162,9 @@ impl FredBackendBuilder {
         self
     }
 
-    /// Connects.
+    /// Connects. With the feature `tracing`, and somebody who listens to warnings of the target `fencelock`, the server is then asked
+    /// whether it [may evict](FredBackend::may_evict) locks, for no longer than connecting may take; if it may, that is a
+    /// warning.
     ///
     /// # Errors
     ///
@@ -195,6 +197,10 @@ impl FredBackendBuilder {
         if let Link::Own(own) = &backend.link {
             own.connect().await?;
         }
+        #[cfg(feature = "tracing")]
+        backend
+            .warn_of_eviction(self.settings.connect_timeout)
+            .await;
         Ok(backend)
     }
 }

@@ -82,7 +82,10 @@
 //!
 //! [invalid]: lock_core::BackendErrorKind::Invalid
 //!
-//! The server must not evict locks: use `maxmemory-policy noeviction` or a `volatile-` policy with room to spare.
+//! **Memory.** The server must not evict locks: `maxmemory-policy noeviction`. Every other policy may, the `volatile-` ones too,
+//! for locks have a ttl; a lock that was evicted is lost at its next renewal, and somebody else may have it until then. With
+//! the feature `tracing`, [`connect`](FredBackendBuilder::connect) warns of such a server where its user may send `INFO`;
+//! [`may_evict`](FredBackend::may_evict) tells the application.
 //!
 //! # What a failover can do
 //!
@@ -124,7 +127,8 @@
 //!
 //! Give the prefix as the prefix of the keys: the counter and the channel of a key that only looks as if it had one
 //! do not start with it. What is missing is named by the first attempt. Without the last line, or without the channels, waiters look at the lock from time to time instead of being
-//! woken. A database other than 0 needs `+select`.
+//! woken. A database other than 0 needs `+select`. With `+info` the server may be asked whether it
+//! [evicts locks](FredBackend::may_evict).
 //!
 //! Behind Sentinel add `+role`, so that a replica is known by more than its refusals. On a cluster it is, in place of the
 //! last line:
@@ -157,7 +161,7 @@
 //! `backend.rs` translates calls to scripts, `answer.rs` their answers back, `scripts.rs` and `lua/` are the steps at
 //! the server, `keys.rs` the names, `error.rs` decides what a failure means, `client/` speaks to fred, `builder.rs` says
 //! where to connect, `connection.rs` keeps the connection, `wakeups.rs` and `subscription.rs` wake waiters, `replicas.rs` waits for
-//! replicas, `native.rs` does without scripts, `force.rs` is for operators.
+//! replicas, `native.rs` does without scripts, `eviction.rs` asks whether the server may throw locks away, `force.rs` is for operators.
 
 mod answer;
 mod backend;
@@ -165,6 +169,7 @@ mod builder;
 mod client;
 mod connection;
 mod error;
+mod eviction;
 mod force;
 mod keys;
 mod native;

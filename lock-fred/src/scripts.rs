@@ -53,6 +53,11 @@ script!(
     FORCE, "lua/force.lua"
 );
 
+script!(
+    /// Neither keys nor arguments.
+    EVICTION, "lua/eviction.lua"
+);
+
 /// How many locks one call renews: the server does nothing else meanwhile (below a millisecond).
 pub(crate) const RENEWALS_AT_ONCE: usize = 200;
 

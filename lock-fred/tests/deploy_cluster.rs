@@ -68,6 +68,12 @@ async fn a_key_that_has_no_place_beside_it_is_refused_before_anything_is_written
 }
 
 #[tokio::test]
+async fn a_node_says_whether_it_may_evict_locks() {
+    let backend = Cluster::client().await;
+    assert_eq!(backend.may_evict().await.unwrap(), Some(false));
+}
+
+#[tokio::test]
 async fn hundreds_of_locks_are_renewed_in_a_request_a_slot() {
     let backend = Cluster::client().await;
     let owner = owner();

@@ -14,7 +14,7 @@ async fn the_time_that_a_reply_took_is_not_believed_in() {
     let (server, proxy, client) = set_up().await;
     let (ttl, late) = (20 * SECOND, 300 * MS);
     let most = ttl - late - ttl / 100 - 2 * MS;
-    let lock = client.lock("k").with_ttl(ttl);
+    let lock = client.lock("k").with_options(lasting().with_ttl(ttl));
     let late_reply = || {
         let gate = Gate::new();
         let acquires = proxy
@@ -50,17 +50,21 @@ async fn the_time_that_a_reply_took_is_not_believed_in() {
 
 #[tokio::test]
 async fn an_acquire_whose_reply_is_lost_is_unknown_and_given_back() {
-    let cases = [Action::cut_after_forwarding(), Action::stall_replies()];
-    join_all(cases.map(async |action| {
+    let cases = [
+        (Action::cut_after_forwarding(), lasting()),
+        (Action::stall_replies(), impatient()),
+    ];
+    join_all(cases.map(async |(action, options)| {
         let (server, proxy, locks) = set_up().await;
-        let lock = locks.lock("k").with_options(lasting());
+        let lock = locks.lock("k").with_options(options);
         let acquires = proxy.on(Match::acquire().key("k")).action(action.clone());
         let error = lock.try_acquire().await.unwrap_err();
         assert!(is_unknown(&error), "{error}");
         given_back(&server, "k").await;
         // One who waits and tries again gets it under another owner, long before the first entry would have ended.
         let again = proxy.on(Match::acquire().key("k")).action(action);
-        works(&lock).await;
+        let guard = soon("a grant", lock.acquire()).await.unwrap();
+        let_go(&server, guard).await;
         assert_eq!(acquires.count(), again.count() + 1);
         assert!(again.count() >= 2, "{}", again.count());
     }))
@@ -104,10 +108,10 @@ async fn an_acquire_that_arrives_after_it_was_given_up_is_gone_by_the_second_rel
         .on(Match::acquire().key("k"))
         .action(Action::hold_request_and_cut(&gate));
     let releases = proxy.on(Match::release().key("k")).count();
-    // The second release comes two seconds after the first.
+    // The second release comes three seconds after the first.
     let lock = locks
         .lock("k")
-        .with_options(lasting().with_op_timeout(2 * SECOND));
+        .with_options(lasting().with_op_timeout(3 * SECOND));
     let error = lock.try_acquire().await.unwrap_err();
     assert!(is_unknown(&error), "{error}");
     releases.reach(1).await;
@@ -122,21 +126,22 @@ async fn an_acquire_that_arrives_after_it_was_given_up_is_gone_by_the_second_rel
 #[tokio::test]
 async fn an_acquire_that_arrives_after_all_was_done_is_an_orphan_until_its_ttl_ends() {
     let (server, proxy, locks) = set_up().await;
-    let (gate, ttl) = (Gate::new(), 2 * SECOND);
+    let (gate, ttl) = (Gate::new(), 3 * SECOND);
     let _ = proxy
         .on(Match::acquire().key("k"))
         .action(Action::hold_request_and_cut(&gate));
     let scripts = calls(&server, "evalsha");
-    let lock = locks.lock("k").with_ttl(ttl);
+    let options = lasting().with_ttl(ttl).with_op_timeout(SECOND);
+    let lock = locks.lock("k").with_options(options);
     assert!(is_unknown(&lock.try_acquire().await.unwrap_err()));
     eventually("it was released twice", async || {
-        calls(&server, "evalsha") == scripts + 2
+        calls(&server, "evalsha") >= scripts + 2
     })
     .await;
     gate.open();
     eventually("the zombie arrives", async || exists(&server, "k")).await;
     let left = pttl(&server, "k");
-    assert!(0 < left && left <= 2_000, "{left}");
+    assert!(0 < left && left <= 3_000, "{left}");
     // One orphan at the most, and nobody renews it.
     works(&lock).await;
     assert_eq!(entries(&server), Vec::<String>::new());
@@ -165,10 +170,15 @@ async fn on_a_link_that_is_slow_for_the_ttl_grants_are_late_and_few() {
         .with_ttl(ttl)
         .with_op_timeout(ttl - 100 * MS);
     let lock = locks.lock("k").with_options(options);
-    let acquires = proxy.on(Match::acquire().key("k")).count();
     proxy.set_latency(latency);
-    let error = lock.try_acquire().await.unwrap_err();
-    assert!(matches!(error, LockError::Late { .. }), "{error}");
+    eventually("a late grant", async || {
+        let error = lock.try_acquire().await.unwrap_err();
+        assert!(error.is_retryable(), "{error}");
+        matches!(error, LockError::Late { .. })
+    })
+    .await;
+    given_back(&server, "k").await;
+    let acquires = proxy.on(Match::acquire().key("k")).count();
     let start = Moment::now();
     let waiter = lock.clone().with_wait(4 * SECOND);
     let error = waiter.acquire().await.unwrap_err();
@@ -177,9 +187,9 @@ async fn on_a_link_that_is_slow_for_the_ttl_grants_are_late_and_few() {
         "{error}"
     );
     // A round trip for each attempt and one for giving it back.
-    let most = 2 + start.elapsed().as_millis() / (4 * latency).as_millis();
+    let most = 1 + start.elapsed().as_millis() / (4 * latency).as_millis();
     let made = u128::from(acquires.count());
-    assert!(2 <= made && made <= most, "{made} of {most}");
+    assert!(1 <= made && made <= most, "{made} of {most}");
     proxy.set_latency(Duration::ZERO);
     given_back(&server, "k").await;
     works(&locks.lock("k").with_options(lasting())).await;

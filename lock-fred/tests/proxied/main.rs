@@ -44,16 +44,38 @@ async fn teach(server: &RedisServer) {
     guard.release().await.unwrap();
 }
 
-/// Locks on a client of their own that goes through `proxy`.
+/// Locks on a client of their own that goes through `proxy`. How long they wait for an answer is up to their options.
 async fn through(proxy: &Proxy) -> Locks {
-    Locks::new(Backend::connect(proxy.url()).await.unwrap())
+    Locks::new(backend(&proxy.url()).await)
 }
 
-/// Locks that outlast the test. Calls without an answer are given up after a second.
+async fn backend(url: &str) -> Backend {
+    let builder = Backend::builder(url)
+        .with_connect_timeout(10 * SECOND)
+        .with_response_timeout(LASTING);
+    builder.connect().await.unwrap()
+}
+
+/// Locks that outlast the test, with calls that are answered, or fail, even on a machine that is very busy.
 fn lasting() -> LockOptions {
     LockOptions::default()
         .with_ttl(LASTING)
-        .with_op_timeout(SECOND)
+        .with_op_timeout(10 * SECOND)
+}
+
+/// Locks that outlast the test, with calls that are given up after a second.
+fn impatient() -> LockOptions {
+    lasting().with_op_timeout(SECOND)
+}
+
+/// Gives the lock up. An impatient client need not hear that it was done.
+async fn let_go(server: &RedisServer, guard: LockGuard) {
+    let key = guard.key().as_str().to_owned();
+    match guard.release().await {
+        Ok(released) => assert_eq!(released, Released::Released, "{key}"),
+        Err(error) => assert!(is_unknown(&error), "{error}"),
+    }
+    given_back(server, &key).await;
 }
 
 /// The release of who holds the lock now, and not one that is tried again for an owner before.

@@ -10,14 +10,17 @@ use super::*;
 
 #[tokio::test]
 async fn a_connection_that_falls_silent_is_replaced() {
-    let (server, proxy, locks) = set_up().await;
-    let lock = locks.lock("k").with_options(lasting());
+    let (server, proxy, _) = set_up().await;
+    // Which gives a connection up after a second, too.
+    let locks = Locks::new(Backend::connect(proxy.url()).await.unwrap());
+    let lock = locks.lock("k").with_options(impatient());
     let before = proxy.connections();
     let _ = proxy
         .on(Match::acquire().key("k"))
         .action(Action::blackhole());
     assert!(is_unknown(&lock.try_acquire().await.unwrap_err()));
-    works(&lock).await;
+    let guard = soon("a grant", lock.acquire()).await.unwrap();
+    let_go(&server, guard).await;
     assert!(proxy.connections() > before);
 
     // All connections at once, and nobody to answer new ones for a while.
@@ -32,8 +35,7 @@ async fn a_connection_that_falls_silent_is_replaced() {
         .await
         .unwrap()
         .unwrap();
-    assert_eq!(guard.release().await.unwrap(), Released::Released);
-    given_back(&server, "k").await;
+    let_go(&server, guard).await;
 }
 
 #[tokio::test]
@@ -66,7 +68,7 @@ async fn everything_works_byte_by_byte() {
     proxy.slice(1);
     for protocol in ["resp2", "resp3"] {
         let url = format!("{}?protocol={protocol}", proxy.url());
-        let backend = Backend::connect(url).await.unwrap();
+        let backend = backend(&url).await;
         // The second asks the server although the first holds the lock.
         let [first, lock] = [backend.clone(), backend].map(|backend| {
             let lock = Locks::new(backend).lock("k");

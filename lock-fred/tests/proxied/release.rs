@@ -52,8 +52,8 @@ async fn a_release_that_never_reached_the_server_is_done_in_the_background() {
     let cases = [Action::cut_before_forwarding(), Action::blackhole()];
     join_all(cases.map(async |action| {
         let (server, proxy, locks) = set_up().await;
-        let lock = locks.lock("k").with_options(lasting());
-        let guard = lock.try_acquire().await.unwrap();
+        let lock = locks.lock("k").with_options(impatient());
+        let guard = soon("a grant", lock.acquire()).await.unwrap();
         let _ = proxy.on(Match::release().key("k")).action(action);
         let error = guard.release().await.unwrap_err();
         assert!(is_unknown(&error), "{error}");

@@ -1,7 +1,7 @@
 //! Renewals whose request or reply is lost, late or refused: a lock is lost at its deadline, not before and not after.
 
 use futures_util::future::join_all;
-use lock_core::{LossReason, Moment};
+use lock_core::{LossReason, Moment, RenewalPolicy};
 use lock_testkit::cancel_sweep;
 use lock_testkit::proxy::{Action, Gate};
 use tokio::join;
@@ -19,6 +19,13 @@ async fn stays_held(server: &RedisServer, guard: &LockGuard, what: &str, done: i
     .await;
 }
 
+/// Renewed after a second or two, and not lost before many have failed.
+fn often_renewed(locks: &Locks) -> DistributedLock {
+    let options = lasting().with_ttl(30 * SECOND);
+    let options = options.with_renewal(RenewalPolicy::per_ttl(15));
+    locks.lock("k").with_options(options)
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_renewal_that_fails_loses_no_lock() {
     let cases = [
@@ -32,8 +39,7 @@ async fn one_renewal_that_fails_loses_no_lock() {
     join_all(cases.map(async |action| {
         let (server, proxy, locks) = set_up().await;
         let renewals = proxy.on(Match::renew().key("k")).action(action);
-        let lock = locks.lock("k").with_ttl(5 * SECOND);
-        let guard = lock.try_acquire().await.unwrap();
+        let guard = often_renewed(&locks).try_acquire().await.unwrap();
         // The first one fails, the second makes good for it, the third is as usual.
         stays_held(&server, &guard, "three renewals", || renewals.count() >= 3).await;
         assert_eq!(guard.release().await.unwrap(), Released::Released);
@@ -49,8 +55,7 @@ async fn a_connection_that_falls_silent_under_a_holder_loses_no_lock() {
         let backend = Backend::builder(proxy.url()).with_response_timeout(500 * MS);
         let locks = Locks::new(backend.connect().await.unwrap());
         let before = proxy.connections();
-        let lock = locks.lock("k").with_ttl(6 * SECOND);
-        let guard = lock.try_acquire().await.unwrap();
+        let guard = often_renewed(&locks).try_acquire().await.unwrap();
         let deadline = guard.deadline();
         let _ = proxy.on(Match::renew().key("k")).action(action);
         // Two without an answer, then one over another connection.
@@ -114,19 +119,18 @@ async fn an_extension_waits_for_the_renewal_before_it_and_both_count() {
     let renewals = proxy
         .on(Match::renew().key("k"))
         .action(Action::hold_replies(&gate));
-    let ttl = 6 * SECOND;
-    let guard = locks.lock("k").with_ttl(ttl).try_acquire().await.unwrap();
+    let guard = often_renewed(&locks).try_acquire().await.unwrap();
     renewals.reach(1).await;
     let opens = async {
         sleep(300 * MS).await;
         assert_eq!(renewals.count(), 1, "the extension did not wait");
         gate.open();
     };
-    let (extended, ()) = tokio::join!(guard.extend(20 * SECOND), opens);
+    let (extended, ()) = tokio::join!(guard.extend(LASTING), opens);
     extended.unwrap();
     is_honest(&server, &guard);
-    assert!(guard.remaining() > 2 * ttl, "{:?}", guard.remaining());
-    assert_eq!(renewals.count(), 2);
+    assert!(guard.remaining() > LASTING, "{:?}", guard.remaining());
+    assert!(renewals.count() >= 2, "{}", renewals.count());
     assert_eq!(guard.release().await.unwrap(), Released::Released);
 }
 

@@ -46,7 +46,7 @@ fn endless_replies() -> Vec<(&'static str, Action)> {
 async fn odd_replies_are_of_unknown_outcome_and_no_grants() {
     tokio::join!(
         are_unknown(odd_replies(), lasting()),
-        are_unknown(endless_replies(), lasting().with_op_timeout(500 * MS))
+        are_unknown(endless_replies(), impatient())
     );
 }
 
