@@ -9,11 +9,11 @@
 
 mod common;
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use common::Backend;
-use lock_core::LockKey;
+use lock_core::{ForceRelease, LockKey};
 use lock_testkit::server::{RedisOptions, RedisServer, Reply};
 use lock_testkit::{Fixture, Gap};
 
@@ -122,6 +122,10 @@ impl<const LEAST_RIGHTS: bool, const KEEPS_DATA: bool> Fixture for Redis<LEAST_R
             self.with(|server| server.cli(&["CLIENT", "KILL", "TYPE", kind]));
         }
         true
+    }
+
+    async fn operator(&self) -> Option<Arc<dyn ForceRelease>> {
+        Some(Arc::new(self.client().await))
     }
 }
 

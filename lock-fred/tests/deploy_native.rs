@@ -31,6 +31,7 @@ const GAPS: &[Gap] = &[
     Gap::Stop,
     Gap::Stall,
     Gap::CutConnections,
+    Gap::ForceRelease,
 ];
 
 static SERVER: LazyLock<RedisServer> = LazyLock::new(valkey);

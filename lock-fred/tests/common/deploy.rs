@@ -1,8 +1,9 @@
 //! The conformance suite on a deployment that all cases of a test program share: each uses keys of its own.
 
 use std::marker::PhantomData;
+use std::sync::Arc;
 
-use lock_core::LockKey;
+use lock_core::{ForceRelease, LockKey};
 use lock_testkit::server::Reply;
 use lock_testkit::{Fixture, Gap};
 
@@ -68,5 +69,12 @@ impl<D: Deployment> Fixture for On<D> {
     async fn obstruct(&self, key: &LockKey) -> bool {
         D::cli(key.as_str(), &["HSET", key.as_str(), "a", "b"]);
         true
+    }
+
+    async fn operator(&self) -> Option<Arc<dyn ForceRelease>> {
+        if D::GAPS.contains(&Gap::ForceRelease) {
+            return None;
+        }
+        Some(Arc::new(D::client().await))
     }
 }
