@@ -89,7 +89,8 @@
 //! # fn main() {}
 //! ```
 //!
-//! `cargo test` runs a test for each promise, `cargo test conformance::renewal` those of one. A test that fails has the
+//! `cargo test` runs a test for each case (so does `cargo nextest run`, each in a process of its own),
+//! `cargo test conformance::renewal` those of one promise. A test that fails has the
 //! promise as its name; its documentation in [`cases`] says more. What you declare in [`GAPS`](Fixture::GAPS) is skipped, with a
 //! line that begins with `SKIPPED`, and `cargo test conformance::report -- --nocapture` prints the whole list for your readers.
 //! What you declare although it is there fails, as does what is missing and not declared. A new version of lock-testkit brings its
