@@ -1,12 +1,17 @@
 //! lock-memory keeps every promise of a backend, in virtual time and, across threads, in real time.
+#![allow(clippy::unwrap_used, reason = "a test")]
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use lock_core::{ForceRelease, LockKey};
 use lock_memory::{MemoryBackend, lock_core};
 use lock_testkit::{Fixture, Gap};
 
-struct Memory<const PAUSED: bool>(MemoryBackend);
+struct Memory<const PAUSED: bool> {
+    store: MemoryBackend,
+    /// All that were made, to be cut off together.
+    clients: Mutex<Vec<MemoryBackend>>,
+}
 
 impl<const PAUSED: bool> Fixture for Memory<PAUSED> {
     type Backend = MemoryBackend;
@@ -17,30 +22,46 @@ impl<const PAUSED: bool> Fixture for Memory<PAUSED> {
         Gap::Obstruct,
         Gap::Restart,
         Gap::Stop,
-        Gap::Stall,
         Gap::CutConnections,
     ];
 
     async fn start() -> Self {
-        Self(MemoryBackend::new())
+        Self {
+            store: MemoryBackend::new(),
+            clients: Mutex::default(),
+        }
     }
 
     async fn client(&self) -> MemoryBackend {
-        self.0.client()
+        let client = self.store.client();
+        self.clients.lock().unwrap().push(client.clone());
+        client
     }
 
     async fn evict(&self, key: &LockKey) -> bool {
-        self.0.evict(key.as_str());
+        self.store.evict(key.as_str());
         true
     }
 
     async fn expire(&self, key: &LockKey) -> bool {
-        self.0.expire(key.as_str());
+        self.store.expire(key.as_str());
         true
     }
 
     async fn operator(&self) -> Option<Arc<dyn ForceRelease>> {
-        Some(Arc::new(self.0.client()))
+        Some(Arc::new(self.store.client()))
+    }
+
+    /// To those who ask, a store that they are cut off from.
+    async fn stall(&self, stalled: bool) -> bool {
+        for client in self.clients.lock().unwrap().iter() {
+            if stalled {
+                client.partition();
+            } else {
+                client.heal();
+            }
+        }
+        true
     }
 }
 
