@@ -49,7 +49,14 @@ impl Parse for Arguments {
             if input.is_empty() {
                 break;
             }
-            let option = input.call(Ident::parse_any)?;
+            let option = input.call(Ident::parse_any).map_err(|error| {
+                Error::new(
+                    error.span(),
+                    format!(
+                        "after the key come options, such as `ttl = \"300s\"`; there are {OPTIONS}"
+                    ),
+                )
+            })?;
             if seen.contains(&option) {
                 return Err(Error::new(
                     option.span(),
@@ -113,7 +120,10 @@ impl Arguments {
             "guard" => {
                 let name = input.parse::<Ident>();
                 let advice = |error: Error| {
-                    Error::new(error.span(), "`guard` is a name, without quotation marks")
+                    Error::new(
+                        error.span(),
+                        "`guard` is a new name for the body to use, without quotation marks: `guard = held`",
+                    )
                 };
                 self.guard = Some(name.map_err(advice)?);
             }

@@ -76,6 +76,7 @@ fn under_lock(
     let skip = skip(arguments, function)?.map(
         |none| quote!(::core::result::Result::Err(#error) if #error.is_busy() => return #none,),
     );
+    // The body keeps its braces, as it may begin with attributes; the compiler calls those of a body on one line unnecessary.
     Ok(quote! {
         let #returns = #support::returns::<#output>();
         let #lock = #lock_or_error;
@@ -84,6 +85,7 @@ fn under_lock(
             #skip
             ::core::result::Result::Err(#error) => return #returns.refused(#error),
         };
+        #[allow(unused_braces)]
         let #outcome = {
             let #guard = &#guard;
             #support::run(#guard, async move {

@@ -1,6 +1,6 @@
 //! What `#[locked]` goes on: every shape of function that people write.
 // A user's lints see what the macro writes.
-#![deny(unreachable_code, unused_variables)]
+#![deny(unreachable_code, unused_braces, unused_variables)]
 #![warn(clippy::pedantic, unused_qualifications)]
 #![allow(
     clippy::unwrap_used,
@@ -339,6 +339,10 @@ async fn conditional(
     Ok(key(guard))
 }
 
+#[rustfmt::skip]
+#[locked("short:{n}", locks = locks)]
+async fn on_one_line(locks: &Locks, n: u8) -> Result<u8, LockError> { Ok(n) }
+
 macro_rules! report {
     ($vis:vis fn $name:ident($argument:ident: $ty:ty) -> $output:ty $body:block, $template:literal) => {
         /// Made by a macro.
@@ -377,6 +381,7 @@ async fn keys_name_what_patterns_and_macros_make() {
         "5:x%3Ay:9:2:2:t%7B%7D=22=1=5=x:y=2=3"
     );
     assert_eq!(conditional(&locks, 3).await.unwrap(), "cfg:3");
+    assert_eq!(on_one_line(&locks, 3).await.unwrap(), 3);
     assert_eq!(made(4, 5).await.unwrap(), Some(4));
 }
 

@@ -23,6 +23,11 @@ async fn with_nothing() -> Result<(), LockError> {
     Ok(())
 }
 
+#[locked("a", "b")]
+async fn two_keys() -> Result<(), LockError> {
+    Ok(())
+}
+
 #[locked("a" ttl = "5s")]
 async fn without_comma() -> Result<(), LockError> {
     Ok(())
@@ -80,6 +85,11 @@ async fn no_text() -> Result<(), LockError> {
 
 #[locked("a", guard = "guard")]
 async fn no_name() -> Result<(), LockError> {
+    Ok(())
+}
+
+#[locked("a", guard = self)]
+async fn no_new_name() -> Result<(), LockError> {
     Ok(())
 }
 
