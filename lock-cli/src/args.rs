@@ -42,6 +42,9 @@ pub(crate) enum Task {
     /// For `run` itself: ends a command in time
     #[command(name = "enforce", hide = true)]
     Enforce(Enforce),
+    /// For `run` itself: becomes the command
+    #[command(name = "start", hide = true)]
+    Start(Start),
 }
 
 const RUN_HELP: &str = "\
@@ -53,10 +56,15 @@ What happens:
 
   If the lock is lost (the store is down for too long, somebody removed the entry), the command
   gets SIGTERM, and what is left of its group gets SIGKILL early enough to be over before the
-  lock's deadline. A second process sees to that even if fencelock itself is stopped or killed.
-  A ttl of 30s leaves a command that ignores nothing about 10 s to end: see --grace.
+  lock's deadline; a second later at most if somebody else has the lock already. A ttl of 30s
+  leaves a command that ignores nothing about 10 s to end: see --grace.
 
-  SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1 and SIGUSR2 are forwarded to the command's group.
+  A second process sees to that even if fencelock itself is stopped or killed. If both are killed
+  at one blow, the command gets SIGTERM on Linux and is left alone elsewhere. A process that leaves
+  the command's group, as a daemon does (setsid), is not ended and may outlive the lock.
+
+  SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1 and SIGUSR2 are forwarded to the command's group,
+  except (on Linux) those that were ignored at the start, as with nohup: they stay ignored.
   Its standard input is that of fencelock unless that is a terminal, and empty then.
 
 The command's environment:
@@ -105,7 +113,7 @@ fred+redis://.. and so on for the same through fred, in a build with that featur
 
 Others on this machine can read arguments: give a URL with a password in the environment variable."
     )]
-    pub(crate) url: String,
+    pub(crate) url: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -130,7 +138,7 @@ pub(crate) struct Run {
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     pub(crate) grace: Option<Duration>,
 
-    /// End the command when it has held the lock for so long
+    /// End the command when it has held the lock for so long: SIGTERM comes the grace before that, and the exit code is 79
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     pub(crate) hold_at_most: Option<Duration>,
 
@@ -178,6 +186,12 @@ pub(crate) struct Enforce {
     /// How long before the deadline what is left of it gets SIGKILL, in milliseconds
     #[arg(long)]
     pub(crate) margin: u64,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Start {
+    #[arg(required = true, last = true)]
+    pub(crate) command: Vec<OsString>,
 }
 
 /// A ttl that leaves time to end a command.

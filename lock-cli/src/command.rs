@@ -1,11 +1,14 @@
 //! The command that runs under the lock, in a process group of its own, and the enforcer beside it. Not when it is ended.
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::io::{self, IsTerminal as _};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, kill_process_group, waitpgid};
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::time::timeout;
@@ -13,6 +16,10 @@ use tokio::time::timeout;
 use crate::enforcer::{self, Line};
 use crate::exit;
 use crate::failure::Failure;
+use crate::starter;
+
+/// How often it is looked whether the group is gone.
+const LOOK: Duration = Duration::from_millis(10);
 
 /// How long a line to the enforcer may take. The enforcer knows an earlier deadline then.
 const PATIENCE: Duration = Duration::from_millis(100);
@@ -40,30 +47,24 @@ pub(crate) struct Running {
 impl Running {
     /// Starts the command under a lock whose deadline is `until`.
     pub(crate) async fn start(plan: Plan<'_>, until: u64) -> Result<Self, Failure> {
-        let Some((program, arguments)) = plan.command.split_first() else {
-            return Err(Failure::usage("there is no command to run"));
-        };
-        // First the enforcer, then at once what it watches: killed between the two, we would leave the command alone.
+        // First the enforcer, then what it watches, and only when it has heard of that the command: see `starter.rs`.
         let enforcer = Enforcer::start(plan.grace, plan.margin)?;
-        let mut command = Command::new(program);
-        command
-            .args(arguments)
-            .envs(plan.environment)
-            .process_group(0);
-        if io::stdin().is_terminal() {
-            // A group in the background that reads from the terminal would be stopped.
-            command.stdin(Stdio::null());
-        }
-        let command = command.spawn().map_err(|error| {
-            let code = match error.kind() {
-                io::ErrorKind::NotFound => exit::NOT_FOUND,
-                _ => exit::NOT_EXECUTABLE,
-            };
-            Failure::new(code, format!("cannot run {program:?}: {error}"))
-        })?;
+        let failed = |error: io::Error| Failure::system("start the command", &error);
+        let (socket, its_end) = UnixStream::pair().map_err(failed)?;
+        let command = itself("start")
+            .and_then(|mut starter| {
+                starter
+                    .arg("--")
+                    .args(plan.command)
+                    .envs(plan.environment)
+                    .process_group(0)
+                    .stdin(Stdio::from(OwnedFd::from(its_end)))
+                    .spawn()
+            })
+            .map_err(failed)?;
         let group = command
             .id()
-            .and_then(|id| Pid::from_raw(id.cast_signed()))
+            .and_then(pid)
             .ok_or_else(|| Failure::new(exit::SYSTEM, "the command has no process id"))?;
         let mut running = Self {
             command,
@@ -74,7 +75,17 @@ impl Running {
             until,
         };
         running.tell_all().await;
-        Ok(running)
+        let told = if io::stdin().is_terminal() {
+            // A group in the background that reads from the terminal would be stopped.
+            File::open("/dev/null").and_then(|nothing| starter::go(&socket, nothing))
+        } else {
+            starter::go(&socket, io::stdin())
+        };
+        // One that is gone was ended by somebody: its exit code says how.
+        match told {
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(failed(error)),
+            _ => Ok(running),
+        }
     }
 
     /// Resolves when the command itself has ended. Cancel safe.
@@ -86,12 +97,22 @@ impl Running {
     /// Passes a signal on to the command's group.
     pub(crate) fn signal(&self, signal: Signal) {
         let _ = kill_process_group(self.group, signal);
+        if signal != Signal::USR1 && signal != Signal::USR2 {
+            // A stopped process ends only when it goes on.
+            let _ = kill_process_group(self.group, Signal::CONT);
+        }
     }
 
-    /// Says what the lock's deadline is now.
+    /// Says what the lock's deadline is now. Where nobody is left to heed it, the command is killed before that is an error.
     pub(crate) async fn until(&mut self, deadline: u64) -> Result<(), Failure> {
         if !self.enforcer.is_running() {
-            self.enforcer = Enforcer::start(self.grace, self.margin)?;
+            self.enforcer = match Enforcer::start(self.grace, self.margin) {
+                Ok(enforcer) => enforcer,
+                Err(failure) => {
+                    self.kill().await;
+                    return Err(failure);
+                }
+            };
             self.until = deadline;
             self.tell_all().await;
         } else if deadline != self.until {
@@ -117,9 +138,30 @@ impl Running {
     pub(crate) async fn gone(&mut self) -> Result<bool, Failure> {
         // A command that was not waited for is a zombie, and still in its group.
         self.exited().await?;
-        let ended = self.enforcer.process.wait().await;
+        let ended = loop {
+            self.reap();
+            if let Ok(ended) = timeout(LOOK, self.enforcer.process.wait()).await {
+                break ended;
+            }
+        };
         let ended = ended.map_err(|error| Failure::system("wait for the enforcer", &error))?;
         Ok(ended.code() != Some(i32::from(enforcer::BY_DEADLINE)))
+    }
+
+    /// Kills the group, and returns when it is gone.
+    async fn kill(&mut self) {
+        while kill_process_group(self.group, Signal::KILL).is_ok() {
+            let _ = timeout(LOOK, self.command.wait()).await;
+            if matches!(self.command.try_wait(), Ok(Some(_))) {
+                self.reap();
+            }
+        }
+    }
+
+    /// Waits for those of the group that were left to us. Where we are a container's first process nobody else does, and
+    /// they would be in their group for ever. Only when the command itself was waited for.
+    fn reap(&self) {
+        while let Ok(Some(_)) = waitpgid(self.group, WaitOptions::NOHANG) {}
     }
 
     async fn tell_all(&mut self) {
@@ -138,10 +180,10 @@ struct Enforcer {
 impl Enforcer {
     fn start(grace: Duration, margin: Duration) -> Result<Self, Failure> {
         let failed = |error: io::Error| Failure::system("start the enforcer", &error);
-        let mut command = Command::new(std::env::current_exe().map_err(failed)?);
+        let mut command = itself("enforce").map_err(failed)?;
         let milliseconds = |time: Duration| time.as_millis().to_string();
         command
-            .args(["enforce", "--grace", &milliseconds(grace)])
+            .args(["--grace", &milliseconds(grace)])
             .args(["--margin", &milliseconds(margin)])
             // Not in our group: what a terminal sends to that must not end it.
             .process_group(0)
@@ -162,6 +204,26 @@ impl Enforcer {
     /// A line this short is written whole or not at all. One that cannot be written is not missed: the enforcer acts on the
     /// earlier deadline, and one that has died is replaced.
     async fn tell(&mut self, line: Line) {
+        // Stopped, it would end nothing.
+        if let Some(id) = self.process.id().and_then(pid) {
+            let _ = kill_process(id, Signal::CONT);
+        }
         let _ = timeout(PATIENCE, self.pipe.write_all(line.text().as_bytes())).await;
     }
+}
+
+/// This program, for another of its tasks.
+fn itself(task: &str) -> io::Result<Command> {
+    // Also if its file was replaced since. It means the process that is to run it, which is a copy of ours until then.
+    #[cfg(target_os = "linux")]
+    let program = std::path::Path::new("/proc/self/exe");
+    #[cfg(not(target_os = "linux"))]
+    let program = std::env::current_exe()?;
+    let mut command = Command::new(program);
+    command.arg0("fencelock").arg(task);
+    Ok(command)
+}
+
+fn pid(id: u32) -> Option<Pid> {
+    Pid::from_raw(id.cast_signed())
 }

@@ -1,7 +1,7 @@
 //! The `fencelock` command: runs a command while it holds a lock, and looks after locks. Not a library.
 //!
 //! `args.rs` is what can be asked for, and the help. `run.rs` is the life of `fencelock run`; its child processes are in
-//! `command.rs`, and `enforcer.rs` is a process of its own that ends the command in time whatever becomes of us.
+//! `command.rs`: `starter.rs` becomes the command, and `enforcer.rs` ends it in time whatever becomes of us.
 //! `look.rs` is `status`, `watch` and `release`. `store.rs` finds the store, `exit.rs` lists the exit codes.
 
 #[cfg(not(unix))]
@@ -14,6 +14,7 @@ mod exit;
 mod failure;
 mod look;
 mod run;
+mod starter;
 mod store;
 
 use std::process::ExitCode;
@@ -42,8 +43,10 @@ fn main() -> ExitCode {
 }
 
 fn start(task: Task) -> Result<u8, Failure> {
-    if let Task::Enforce(enforce) = task {
-        return Ok(enforcer::run(&enforce));
+    match &task {
+        Task::Enforce(enforce) => return Ok(enforcer::run(enforce)),
+        Task::Start(start) => return Err(starter::run(start)),
+        _ => {}
     }
     // One thread: what renews the lock and what watches the command never wait for one another.
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -56,7 +59,7 @@ fn start(task: Task) -> Result<u8, Failure> {
             Task::Status(lock) => look::status(&lock).await,
             Task::Watch(watch) => look::watch(&watch).await,
             Task::Release(release) => look::release(&release).await,
-            Task::Enforce(_) => Ok(exit::USAGE),
+            Task::Enforce(_) | Task::Start(_) => Ok(exit::USAGE),
         }
     })
 }

@@ -1,13 +1,14 @@
 //! The life of `fencelock run`: take the lock, run the command while it is held, end it in time, give the lock back. Not how
 //! a process is ended: that is the enforcer's.
 
+use std::fs;
 use std::future::poll_fn;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::ExitStatus;
 use std::task::Poll;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use fencelock::{DistributedLock, LockError, LockGuard, RenewalPolicy};
+use fencelock::{DistributedLock, LockError, LockGuard, Moment, RenewalPolicy};
 use rustix::process::Signal;
 use tokio::select;
 use tokio::signal::unix::{self, SignalKind};
@@ -36,6 +37,12 @@ pub(crate) async fn run(run: Run) -> Result<u8, Failure> {
         return Err(Failure::usage(format!(
             "a grace of {grace:?} does not go with a ttl of {:?}: give {least:?} to half the ttl",
             run.ttl
+        )));
+    }
+    if let Some(limit) = run.hold_at_most.filter(|limit| *limit <= grace) {
+        return Err(Failure::usage(format!(
+            "the command is asked to end {grace:?} before its lock does, so a hold of at most {limit:?} leaves it no time: \
+             give more than the grace"
         )));
     }
     let store = select! {
@@ -89,7 +96,7 @@ enum Outcome {
 }
 
 async fn hold(run: &Run, guard: LockGuard, signals: &mut Signals) -> Result<u8, Failure> {
-    let grace = run.grace();
+    let (start, grace) = (Moment::now(), run.grace());
     let plan = Plan {
         command: &run.command,
         environment: environment(&guard),
@@ -102,11 +109,15 @@ async fn hold(run: &Run, guard: LockGuard, signals: &mut Signals) -> Result<u8, 
         running.until(deadline(&guard)).await?;
         let left = guard.remaining().saturating_sub(grace);
         if left.is_zero() {
-            let why = guard.check().err();
-            let why = why.map_or_else(
-                || "it could not be renewed in time".into(),
-                |error| error.to_string(),
-            );
+            // The lock knows of its limit in a grace's time only.
+            let over = |limit| start.elapsed().saturating_add(grace).saturating_add(look) >= limit;
+            let why = match guard.check() {
+                Err(error) => error.to_string(),
+                Ok(()) if run.hold_at_most.is_some_and(over) => {
+                    "it was held for as long as --hold-at-most allows".into()
+                }
+                Ok(()) => "it could not be renewed in time".into(),
+            };
             break Outcome::Lost(why);
         }
         select! {
@@ -125,7 +136,7 @@ async fn hold(run: &Run, guard: LockGuard, signals: &mut Signals) -> Result<u8, 
     let in_time = loop {
         select! {
             gone = running.gone() => break gone?,
-            _ = signals.next() => {}
+            signal = signals.next() => running.signal(signal),
             () = sleep(look) => running.still_until(deadline(&guard)).await,
         }
     };
@@ -192,11 +203,13 @@ fn code_of(status: ExitStatus) -> u8 {
         .map_or_else(signal, |code| u8::try_from(code).unwrap_or(u8::MAX))
 }
 
-/// The signals that are passed on to the command.
+/// The signals that are passed on to the command: none that was ignored when we were started, as by `nohup`. That stays
+/// ignored, by us and by the command.
 struct Signals(Vec<(Signal, unix::Signal)>);
 
 impl Signals {
     fn new() -> Result<Self, Failure> {
+        let ignored = ignored();
         let listen = |signal: Signal| {
             let stream = unix::signal(SignalKind::from_raw(signal.as_raw()));
             Ok((
@@ -213,6 +226,7 @@ impl Signals {
             Signal::USR2,
         ]
         .into_iter()
+        .filter(|signal| !is_in(ignored, *signal))
         .map(listen)
         .collect::<Result<_, _>>()
         .map(Self)
@@ -230,4 +244,21 @@ impl Signals {
         })
         .await
     }
+}
+
+/// The signals that this process ignores, a bit each. Known on Linux; elsewhere none.
+fn ignored() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mut masks = status
+        .lines()
+        .filter_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = masks
+        .next()
+        .map(|mask| u64::from_str_radix(mask.trim(), 16));
+    mask.and_then(Result::ok).unwrap_or_default()
+}
+
+fn is_in(mask: u64, signal: Signal) -> bool {
+    let bit = u32::try_from(signal.as_raw().saturating_sub(1)).unwrap_or(u32::MAX);
+    mask.checked_shr(bit).is_some_and(|mask| mask & 1 == 1)
 }

@@ -15,7 +15,12 @@ pub(crate) struct Store {
 
 impl Store {
     pub(crate) async fn connect(lock: &LockArgs) -> Result<Self, Failure> {
-        let backend = backend(&lock.url).await?;
+        let Some(url) = &lock.url else {
+            return Err(Failure::usage(
+                "which store? set LOCK_URL, or give --url redis://host[:port]",
+            ));
+        };
+        let backend = backend(url).await?;
         let shared: Arc<dyn LockBackend> = Arc::<dyn ForceRelease>::clone(&backend);
         let locks = Locks::from_arc(shared).with_prefix(&lock.prefix);
         Ok(Self { backend, locks })

@@ -5,9 +5,11 @@
 mod common;
 
 use std::fs;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 
-use common::{SECOND, Stage, Tool, eventually, is_alive, now};
-use rustix::process::{Pid, Signal, kill_process};
+use common::{SECOND, Stage, Tool, code, eventually, is_alive, now};
+use rustix::process::{Signal, kill_process};
 
 /// A command that ends at nothing but SIGKILL, with a child that does as well, and says when it was alive last.
 const STUBBORN: &str = "trap '' TERM INT; echo $$ > pid; sleep 1000 & echo $! > child; \
@@ -118,15 +120,7 @@ fn an_enforcer_that_is_killed_is_replaced() {
     let stage = Stage::new();
     let tool = Tool::start(stage.run("--ttl 3s", STUBBORN));
     stage.read("beat");
-    let enforcer = |tool: &Tool| {
-        let children = format!("/proc/{0}/task/{0}/children", tool.pid().as_raw_nonzero());
-        let children = fs::read_to_string(children).unwrap_or_default();
-        let command = stage.pid("pid").as_raw_nonzero().get();
-        let mut others = children
-            .split_whitespace()
-            .filter_map(|pid| pid.parse().ok());
-        others.find(|pid| *pid != command).and_then(Pid::from_raw)
-    };
+    let enforcer = |tool: &Tool| tool.enforcer(stage.pid("pid"));
     let first = enforcer(&tool).unwrap();
     kill_process(first, Signal::KILL).unwrap();
     eventually("there is another", || {
@@ -135,4 +129,127 @@ fn an_enforcer_that_is_killed_is_replaced() {
     std::thread::sleep(SECOND / 2);
     tool.signal(Signal::KILL);
     assert_over_before(&stage, now() + 3_000);
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn an_enforcer_that_cannot_be_replaced_is_no_reason_to_let_the_command_be() {
+    use rustix::process::{Resource, Rlimit, prlimit};
+    let stage = Stage::new();
+    let tool = Tool::start(stage.run("--ttl 30s", STUBBORN));
+    stage.read("beat");
+    // It cannot open anything from now on, so it can start nothing.
+    let (current, maximum) = (Some(1), Some(1));
+    prlimit(
+        Some(tool.pid()),
+        Resource::Nofile,
+        Rlimit { current, maximum },
+    )
+    .unwrap();
+    kill_process(tool.enforcer(stage.pid("pid")).unwrap(), Signal::KILL).unwrap();
+    assert_eq!(tool.code(), 71);
+    for name in ["pid", "child"] {
+        assert!(!is_alive(stage.pid(name)), "{name}");
+    }
+    assert!(!stage.is_held());
+}
+
+#[test]
+fn an_enforcer_that_is_stopped_goes_on_when_it_is_needed() {
+    let stage = Stage::new();
+    let tool = Tool::start(stage.run("--ttl 3s", STUBBORN));
+    stage.read("beat");
+    kill_process(tool.enforcer(stage.pid("pid")).unwrap(), Signal::STOP).unwrap();
+    stage.server.cli(&["SET", "k", "somebody's", "PX", "60000"]);
+    assert_eq!(tool.code(), 79);
+    for name in ["pid", "child"] {
+        assert!(!is_alive(stage.pid(name)), "{name}");
+    }
+}
+
+#[test]
+fn a_command_is_not_run_if_nobody_is_left_to_end_it() {
+    let stage = Stage::new();
+    let (ours, its) = UnixStream::pair().unwrap();
+    let mut starter = stage.tool(["start", "--", "touch", "ran"]);
+    starter.stdin(OwnedFd::from(its));
+    let starter = Tool::start(starter);
+    drop(ours);
+    assert_eq!(starter.code(), 71);
+    assert!(!stage.path("ran").exists());
+    // Nor by hand.
+    assert_eq!(code(stage.tool(["start", "--", "touch", "ran"])), 71);
+    assert!(!stage.path("ran").exists());
+}
+
+/// The command lines of all processes that have `mark` in theirs.
+#[cfg(target_os = "linux")]
+fn processes(mark: &str) -> Vec<String> {
+    let processes = fs::read_dir("/proc").unwrap().flatten();
+    let commands = processes.filter_map(|process| fs::read(process.path().join("cmdline")).ok());
+    let commands = commands.map(|command| String::from_utf8_lossy(&command).replace('\0', " "));
+    commands.filter(|command| command.contains(mark)).collect()
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_tool_that_is_killed_at_any_moment_of_its_start_leaves_no_command_behind() {
+    let stage = Stage::new();
+    let mark = format!("100{}", stage.server.port());
+    for step in 0..100 {
+        let tool =
+            Tool::start(stage.tool(["run", "--key", "k", "--wait", "60s", "--", "sleep", &mark]));
+        std::thread::sleep(SECOND / 2000 * (step % 50));
+        tool.signal(Signal::KILL);
+        drop(tool);
+        stage.server.cli(&["DEL", "k"]);
+    }
+    eventually("nothing is left", || processes(&mark).is_empty());
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_command_is_asked_to_end_even_if_tool_and_enforcer_are_killed_at_one_blow() {
+    let stage = Stage::new();
+    let tool = Tool::start(stage.run("--ttl 9s", POLITE));
+    let enforcer = tool.enforcer(stage.pid("pid")).unwrap();
+    // So that it does nothing in between.
+    kill_process(enforcer, Signal::STOP).unwrap();
+    tool.signal(Signal::KILL);
+    kill_process(enforcer, Signal::KILL).unwrap();
+    assert_eq!(stage.read("asked"), "asked");
+}
+
+/// Not a test: becomes the tool, with the orphans of its command for its children, as a container's first process has them.
+#[test]
+#[cfg(target_os = "linux")]
+fn first_process() {
+    use std::os::unix::process::CommandExt as _;
+    if let Ok(arguments) = std::env::var("FENCELOCK_TEST_FIRST") {
+        rustix::process::set_child_subreaper(rustix::process::Pid::from_raw(1)).unwrap();
+        let mut tool = std::process::Command::new(env!("CARGO_BIN_EXE_fencelock"));
+        panic!("{}", tool.args(arguments.split('|')).exec());
+    }
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_tool_that_is_a_containers_first_process_sees_its_command_end() {
+    let stage = Stage::new();
+    let script = "(trap '' TERM; echo $$ > sub; sleep 1000; sleep 1000) & sleep 1000 & exit 3";
+    let mut tool = stage.tool([]);
+    let arguments = format!("run|--key|k|--ttl|1s|--|sh|-c|{script}");
+    let mut first = std::process::Command::new(std::env::current_exe().unwrap());
+    first
+        .args(["--exact", "first_process", "--nocapture"])
+        .env("FENCELOCK_TEST_FIRST", arguments);
+    let environment = tool
+        .get_envs()
+        .map(|(name, value)| (name.to_owned(), value.unwrap().to_owned()));
+    first
+        .envs(environment.collect::<Vec<_>>())
+        .current_dir(tool.get_current_dir().unwrap());
+    tool = first;
+    assert_eq!(Tool::start(tool).code(), 3);
+    assert!(!stage.is_held());
 }

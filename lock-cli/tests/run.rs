@@ -8,7 +8,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
 use common::{SECOND, Stage, Tool, code, eventually, is_alive, now};
-use rustix::process::Signal;
+use rustix::process::{Signal, kill_process, kill_process_group};
 
 #[test]
 fn the_commands_exit_code_is_passed_on_and_the_lock_is_released() {
@@ -153,6 +153,59 @@ fn signals_are_passed_on_to_the_command() {
 }
 
 #[test]
+fn a_command_that_is_stopped_ends_when_it_is_told_to() {
+    let stage = Stage::new();
+    let tool = Tool::start(stage.run("--try", "echo $$ > pid; while :; do sleep 0.05; done"));
+    kill_process_group(stage.pid("pid"), Signal::STOP).unwrap();
+    tool.signal(Signal::TERM);
+    assert_eq!(tool.code(), 128 + 15);
+    assert!(!stage.is_held());
+}
+
+/// As `nohup` does it.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_signal_that_was_ignored_stays_ignored() {
+    let stage = Stage::new();
+    let script = "trap '' HUP; exec \"$0\" run --key k --try -- sh -c \
+        'echo $$ > pid; while ! [ -e go ]; do sleep 0.02; done; exit 5'";
+    let mut shell = stage.tool([]);
+    let name = shell.get_program().to_owned();
+    shell = {
+        let mut sh = std::process::Command::new("sh");
+        sh.args(["-c", script]).arg(name);
+        sh.env("LOCK_URL", stage.server.url())
+            .current_dir(shell.get_current_dir().unwrap());
+        sh
+    };
+    let tool = Tool::start(shell);
+    let command = stage.pid("pid");
+    tool.signal(Signal::HUP);
+    kill_process(command, Signal::HUP).unwrap();
+    std::thread::sleep(SECOND / 5);
+    assert!(is_alive(command));
+    fs::write(stage.path("go"), "").unwrap();
+    assert_eq!(tool.code(), 5);
+}
+
+#[test]
+fn the_standard_input_is_the_commands() {
+    let stage = Stage::new();
+    fs::write(stage.path("input"), "one\ntwo\n").unwrap();
+    let mut piped = stage.run("--try", "read first; echo $first; cat");
+    piped.stdin(fs::File::open(stage.path("input")).unwrap());
+    let output = Tool::start(piped).output();
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), "one\ntwo\n");
+    // And nothing of ours is open there.
+    let output = Tool::start(stage.run("--try", "ls /dev/fd/ | wc -l")).output();
+    let ours = std::process::Command::new("sh")
+        .args(["-c", "ls /dev/fd/ | wc -l"])
+        .stdin(std::process::Stdio::null())
+        .output();
+    assert_eq!(output.stdout, ours.unwrap().stdout);
+}
+
+#[test]
 fn a_signal_while_waiting_ends_the_wait_and_leaves_nothing() {
     let stage = Stage::new();
     stage.server.cli(&["SET", "k", "somebody's"]);
@@ -190,6 +243,9 @@ fn a_store_that_is_down_is_a_code_of_its_own_and_runs_nothing() {
     let output = Tool::start(stage.run("--wait 1s", "touch ran")).output();
     assert_eq!(output.status.code(), Some(69), "{output:?}");
     assert!(!stage.path("ran").exists());
+    let mut encrypted = stage.run("--try", "touch ran");
+    encrypted.env("LOCK_URL", url.replace("redis://", "rediss://"));
+    assert_eq!(code(encrypted), 69, "TLS is known");
     let mut refused = stage.run("--try", "touch ran");
     refused.env("LOCK_URL", url.replace("redis://", "redis://user:secret@"));
     let said = String::from_utf8(Tool::start(refused).output().stderr).unwrap();
@@ -204,6 +260,7 @@ fn arguments_that_make_no_sense_are_a_code_of_their_own() {
         &["run", "--key", "", "--try", "--", "true"],
         &["run", "--key", "k", "--grace", "29s", "--", "true"],
         &["run", "--key", "k", "--label", "a\nb", "--", "true"],
+        &["run", "--key", "k", "--hold-at-most", "10s", "--", "true"],
         &["run", "--key", "k"],
         &["run", "--", "true"],
         &["release", "--key", "k"],
@@ -215,6 +272,15 @@ fn arguments_that_make_no_sense_are_a_code_of_their_own() {
     let mut odd = stage.run("--try", "true");
     odd.env("LOCK_URL", "what://host");
     assert_eq!(code(odd), 64);
+    let mut without = stage.run("--try", "true");
+    without.env_remove("LOCK_URL");
+    let output = Tool::start(without).output();
+    assert_eq!(output.status.code(), Some(64), "{output:?}");
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        said.contains("LOCK_URL") && said.contains("--url"),
+        "{said}"
+    );
     let calls = stage.server.cli(&["INFO", "commandstats"]).text();
     assert!(!calls.contains("cmdstat_eval"), "nothing was sent: {calls}");
 }
@@ -229,6 +295,8 @@ fn the_help_teaches() {
         "FENCELOCK_TOKEN",
         "FENCELOCK_DEADLINE",
         "SIGKILL",
+        "setsid",
+        "nohup",
         " 75 ",
         " 79 ",
         " 69 ",

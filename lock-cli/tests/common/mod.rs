@@ -20,6 +20,7 @@ pub struct Stage {
 
 impl Stage {
     pub fn new() -> Self {
+        heed_interrupts();
         let server = RedisServer::start();
         let name = format!("fencelock-cli-{}-{}", std::process::id(), server.port());
         let directory = std::env::temp_dir().join(name);
@@ -86,6 +87,16 @@ impl Tool {
         Self(Some(command.spawn().unwrap()))
     }
 
+    /// What else it has started beside its command: the enforcer.
+    pub fn enforcer(&self, command: Pid) -> Option<Pid> {
+        let children = format!("/proc/{0}/task/{0}/children", self.pid().as_raw_nonzero());
+        let children = fs::read_to_string(children).unwrap_or_default();
+        let mut others = children
+            .split_whitespace()
+            .filter_map(|pid| Pid::from_raw(pid.parse().ok()?));
+        others.find(|pid| *pid != command)
+    }
+
     pub fn pid(&self) -> Pid {
         Pid::from_child(self.0.as_ref().unwrap())
     }
@@ -112,6 +123,19 @@ impl Drop for Tool {
             let _ = child.kill();
             let _ = child.wait();
         }
+    }
+}
+
+/// The background of a script ignores SIGINT, and a tool that is started there leaves it so. Children of who handles it do not.
+fn heed_interrupts() {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = ignored.map_or(0, |mask| u64::from_str_radix(mask.trim(), 16).unwrap());
+    if ignored & 0b10 != 0 {
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = runtime.enable_all().build().unwrap();
+        let _entered = runtime.enter();
+        drop(tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt()).unwrap());
     }
 }
 
