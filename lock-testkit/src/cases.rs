@@ -8,6 +8,8 @@
 //! on any runtime (a paused one if [`Fixture::PAUSED`]), or run by [`run_case`](crate::run_case), which skips it where the
 //! fixture declares a gap. It panics if the promise is broken, or the store has not what [`Case::needs`] lists.
 //!
+//! With the environment variable `FENCELOCK_LONG`, cases of many rounds make as many as SCENARIOS says, which takes minutes.
+//!
 //! # What is no case
 //!
 //! SCENARIOS marks some rows for any backend that no test of a backend alone can bring about. They are shown elsewhere, those
@@ -21,8 +23,8 @@
 //! | C09, owners are distinct | lock-core makes them, not the backend | lock-core, `src/owner.rs`: 100 000 on eight threads; `src/acquire/entropy_tests.rs`: a random source that fails |
 //! | C12, databases | not every store has them; [`names`] has the prefixes | lock-redis, `tests/contract.rs` |
 //! | R14, a hook that panics | lock-core contains it, and no backend can break that | `tests/core_renewal.rs` (wakers), `tests/observability.rs` of fencelock (observers, subscribers) |
-//! | W02, ten thousand locks, their memory and connections | a budget is one store's; [`guards`] holds two hundred | lock-redis, `tests/scenarios/scale.rs`: two thousand |
-//! | W12, a soak | takes long, and a proxy that knows the protocol | lock-redis, `tests/proxied/soak.rs`: five seconds |
+//! | W02, ten thousand locks, their memory and connections | a budget is one store's; [`guards`] holds two hundred | lock-redis, `tests/scenarios/scale.rs`: two thousand, and all with `FENCELOCK_LONG` |
+//! | W12, a soak | takes long, and a proxy that knows the protocol | lock-redis, `tests/proxied/soak.rs`: five seconds, and ten minutes with `FENCELOCK_LONG` |
 //! | W08, order among waiters | no store here keeps a line yet | lock-core's side of one: `tests/core_line.rs`, `tests/core_acquire.rs` |
 
 #[cfg(doc)]

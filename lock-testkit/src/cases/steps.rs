@@ -52,6 +52,16 @@ pub(crate) fn key<F: Fixture>(fixture: &F, name: &str) -> LockKey {
     LockKey::with_prefix(fixture.prefix(), name).expect("a valid key")
 }
 
+/// What fits a test that all wait for, or, where the environment variable `FENCELOCK_LONG` is set, what the catalogue of
+/// scenarios says.
+pub(crate) fn scaled<T>(usual: T, long: T) -> T {
+    if std::env::var_os("FENCELOCK_LONG").is_some() {
+        long
+    } else {
+        usual
+    }
+}
+
 /// What an application uses: locks at a client of their own, of which `lock(key.name())` is the lock of a [`key`].
 pub(crate) async fn locks<F: Fixture>(fixture: &F) -> Locks {
     Locks::new(fixture.client().await).with_prefix(fixture.prefix())
