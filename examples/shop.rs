@@ -78,7 +78,7 @@ async fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
     }
 }
 
-/// Until ctrl-c.
+/// Until it is told to stop.
 pub(crate) async fn serve(without_lock: bool) -> Result<(), Box<dyn Error + Send + Sync>> {
     let number = |name, default| std::env::var(name).map_or(Ok(default), |value| value.parse());
     let port = number("PORT", 3000)?.try_into()?;
@@ -94,13 +94,29 @@ pub(crate) async fn serve(without_lock: bool) -> Result<(), Box<dyn Error + Send
     let listener = TcpListener::bind(("127.0.0.1", port)).await?;
     println!("listening on {}", listener.local_addr()?);
     axum::serve(listener, routes(Arc::clone(&shop)))
-        .with_graceful_shutdown(async {
-            let _ = tokio::signal::ctrl_c().await;
-        })
+        .with_graceful_shutdown(told_to_stop())
         .await?;
     // Whatever was still held is free for the others at once, and not only after its ttl.
     shop.locks.shutdown().await;
     Ok(())
+}
+
+/// By ctrl-c, or by SIGTERM, as supervisors of services do it.
+async fn told_to_stop() {
+    #[cfg(unix)]
+    let supervisor = async {
+        use tokio::signal::unix::{SignalKind, signal};
+        match signal(SignalKind::terminate()) {
+            Ok(mut terminate) => terminate.recv().await,
+            Err(_) => std::future::pending().await,
+        }
+    };
+    #[cfg(not(unix))]
+    let supervisor = std::future::pending::<()>();
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        _ = supervisor => {}
+    }
 }
 
 /// Whether to leave the locks out; `None` if help was asked for.

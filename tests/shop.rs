@@ -354,12 +354,17 @@ async fn a_payment_whose_lock_is_lost_is_stopped() {
 #[tokio::test]
 #[cfg(unix)]
 async fn a_process_that_is_told_to_stop_finishes_its_requests_and_holds_nothing() {
+    tokio::join!(told_to_stop_by("-INT"), told_to_stop_by("-TERM"));
+}
+
+#[cfg(unix)]
+async fn told_to_stop_by(signal: &str) {
     let (shop, redis) = (Shop::new(), RedisServer::start());
     let mut server = shop.start(Some(redis.url()), LONG, WITH_LOCK);
     let (reply, ()) = tokio::join!(server.post("process-payment/7"), async {
         server.wait_until_held("payment:7").await;
         let pid = server.pid.to_string();
-        let told = Command::new("kill").args(["-INT", &pid]).status().unwrap();
+        let told = Command::new("kill").args([signal, &pid]).status().unwrap();
         assert!(told.success());
     });
     assert_eq!(
