@@ -60,8 +60,9 @@ What happens:
   leaves a command that ignores nothing about 10 s to end: see --grace.
 
   A second process sees to that even if fencelock itself is stopped or killed. If both are killed
-  at one blow, the command gets SIGTERM on Linux and is left alone elsewhere. A process that leaves
-  the command's group, as a daemon does (setsid), is not ended and may outlive the lock.
+  at one blow, the command gets SIGTERM on Linux and is left alone elsewhere. Out of reach is what
+  leaves the command's group, as a daemon does (setsid), or becomes another user's, as with sudo: it
+  may outlive the lock. A fencelock within a fencelock ends its own command, within its own grace.
 
   SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1 and SIGUSR2 are forwarded to the command's group,
   except (on Linux) those that were ignored at the start, as with nohup: they stay ignored.

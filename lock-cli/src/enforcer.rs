@@ -19,6 +19,10 @@ const LONGEST_SLEEP: Duration = Duration::from_millis(200);
 /// How often it is looked whether a group that is being ended is gone.
 const LOOK: Duration = Duration::from_millis(10);
 
+/// How long it is looked after SIGKILL where nobody waits for the answer. All get it at once, but those that nobody reaps are in
+/// their group for ever, as under a container's first process that is no init.
+const LAST_LOOKS: u64 = 1_000_000_000;
+
 /// Nanoseconds on the clock that all processes of the system share and that goes on while it is suspended.
 pub(crate) fn now() -> u64 {
     #[cfg(target_os = "linux")]
@@ -139,14 +143,20 @@ pub(crate) fn run(enforce: &Enforce) -> u8 {
     };
     let lines = read_lines();
     let mut pause = Duration::ZERO;
+    let mut killed = None;
     loop {
         match lines.recv_timeout(pause) {
             Ok(line) => watch.hear(line, now()),
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => {
+                if killed.is_some_and(|at| now() > LAST_LOOKS.saturating_add(at)) {
+                    return BY_DEADLINE;
+                }
+                if watch.ending.is_some() {
+                    // It returns at once from now on.
+                    thread::sleep(pause);
+                }
                 watch.hear(Line::End, now());
-                // It returns at once from now on.
-                thread::sleep(pause);
             }
         }
         let group = watch.group.and_then(Pid::from_raw);
@@ -162,6 +172,7 @@ pub(crate) fn run(enforce: &Enforce) -> u8 {
                 LOOK
             }
             Step::Kill => {
+                killed.get_or_insert_with(now);
                 send(group, Signal::KILL);
                 LOOK
             }

@@ -17,6 +17,8 @@ mod run;
 mod starter;
 mod store;
 
+use std::fmt::Display;
+use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use args::{Arguments, Task};
@@ -36,10 +38,15 @@ fn main() -> ExitCode {
     match start(arguments.task) {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {
-            eprintln!("fencelock: {failure}");
+            complain(&failure);
             ExitCode::from(failure.code)
         }
     }
+}
+
+/// A line for people. If nobody reads it, that is no reason to fail: `eprintln!` would panic.
+pub(crate) fn complain(what: &impl Display) {
+    let _ = writeln!(io::stderr(), "fencelock: {what}");
 }
 
 fn start(task: Task) -> Result<u8, Failure> {

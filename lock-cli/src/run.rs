@@ -16,6 +16,7 @@ use tokio::time::sleep;
 
 use crate::args::Run;
 use crate::command::{Plan, Running};
+use crate::complain;
 use crate::enforcer;
 use crate::exit;
 use crate::failure::Failure;
@@ -129,7 +130,7 @@ async fn hold(run: &Run, guard: LockGuard, signals: &mut Signals) -> Result<u8, 
         }
     };
     if let Outcome::Lost(why) = &outcome {
-        eprintln!("fencelock: lost the lock: {why}; ending the command");
+        complain(&format_args!("lost the lock: {why}; ending the command"));
     }
     running.end().await;
     // Renewed until nothing of the command is left.
@@ -147,9 +148,7 @@ async fn hold(run: &Run, guard: LockGuard, signals: &mut Signals) -> Result<u8, 
             return Ok(code);
         }
         Outcome::Ended(_) => {
-            eprintln!(
-                "fencelock: lost the lock: the command was ended, or was over too late to know"
-            );
+            complain(&"lost the lock: the command was ended, or was over too late to know");
         }
         Outcome::Lost(_) => {}
     }
@@ -162,7 +161,9 @@ async fn give_back(run: &Run, guard: LockGuard, code: u8) {
     if run.leave_to_expire && code == 0 {
         guard.leave_to_expire();
     } else if let Err(error) = guard.release().await {
-        eprintln!("fencelock: the command has ended, but its lock was not released: {error}");
+        complain(&format_args!(
+            "the command has ended, but its lock was not released: {error}"
+        ));
     }
 }
 

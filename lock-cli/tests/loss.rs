@@ -5,8 +5,11 @@
 mod common;
 
 use std::fs;
+use std::io::Write as _;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::process::Stdio;
 
 use common::{SECOND, Stage, Tool, code, eventually, is_alive, now};
 use rustix::process::{Signal, kill_process};
@@ -168,6 +171,38 @@ fn an_enforcer_that_is_stopped_goes_on_when_it_is_needed() {
 }
 
 #[test]
+fn an_enforcer_does_not_stay_for_the_dead_that_nobody_buries() {
+    let stage = Stage::new();
+    let mut command = std::process::Command::new("sleep");
+    let mut command = command.arg("1000").process_group(0).spawn().unwrap();
+    let mut enforcer = stage.tool(["enforce", "--grace", "100", "--margin", "50"]);
+    let mut enforcer = enforcer.stdin(Stdio::piped()).spawn().unwrap();
+    let mut lines = enforcer.stdin.take().unwrap();
+    writeln!(lines, "group {}", command.id()).unwrap();
+    drop(lines);
+    // The command is dead by then, but it is ours to reap and still in its group.
+    enforcer.wait().unwrap();
+    assert_eq!(command.wait().unwrap().signal(), Some(15));
+}
+
+#[test]
+fn who_does_not_listen_to_the_tool_gets_its_exit_code_all_the_same() {
+    let stage = Stage::new();
+    for (script, options, wanted) in [
+        ("true", "--try --label \u{7f}", 64),
+        (POLITE, "--ttl 3s", 79),
+    ] {
+        let mut tool = stage.run(options, script).spawn().unwrap();
+        drop(tool.stderr.take());
+        if wanted == 79 {
+            stage.read("pid");
+            stage.server.cli(&["DEL", "k"]);
+        }
+        assert_eq!(tool.wait().unwrap().code(), Some(wanted));
+    }
+}
+
+#[test]
 fn a_command_is_not_run_if_nobody_is_left_to_end_it() {
     let stage = Stage::new();
     let (ours, its) = UnixStream::pair().unwrap();
@@ -224,7 +259,6 @@ fn a_command_is_asked_to_end_even_if_tool_and_enforcer_are_killed_at_one_blow() 
 #[test]
 #[cfg(target_os = "linux")]
 fn first_process() {
-    use std::os::unix::process::CommandExt as _;
     if let Ok(arguments) = std::env::var("FENCELOCK_TEST_FIRST") {
         rustix::process::set_child_subreaper(rustix::process::Pid::from_raw(1)).unwrap();
         let mut tool = std::process::Command::new(env!("CARGO_BIN_EXE_fencelock"));
