@@ -12,6 +12,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::LazyLock;
 
+use common::alone::{Alone, Kind};
 use common::deploy::{Deployment, On};
 use common::*;
 use lock_core::{
@@ -50,24 +51,30 @@ async fn native(url: &str) -> FredBackend {
 
 struct Native;
 
-impl Deployment for Native {
-    const GAPS: &'static [Gap] = GAPS;
+impl Kind for Native {
+    const GAPS: &'static [Gap] = &[
+        Gap::Fencing,
+        Gap::AnyTtl,
+        Gap::Order,
+        Gap::SurvivesRestart,
+        Gap::ForceRelease,
+    ];
 
     fn is_here() -> bool {
         Program::Valkey.is_here()
     }
 
-    async fn client() -> FredBackend {
-        native(&SERVER.url()).await
+    fn options() -> RedisOptions {
+        RedisOptions::new().with_program(Program::Valkey)
     }
 
-    fn cli(_: &str, command: &[&str]) -> Reply {
-        SERVER.cli(command)
+    async fn client(url: &str) -> FredBackend {
+        native(url).await
     }
 }
 
 mod delifeq {
-    lock_testkit::conformance!(super::On<super::Native>);
+    lock_testkit::conformance!(super::Alone<super::Native>);
 }
 
 /// No server with DELEX is to be had for tests: this gives Valkey that command in place of its own.

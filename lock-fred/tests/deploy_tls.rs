@@ -11,38 +11,33 @@ mod common;
 
 use std::sync::LazyLock;
 
-use common::deploy::{Deployment, On};
+use common::alone::{Alone, Kind};
 use common::*;
 use lock_core::BackendErrorKind;
-use lock_testkit::server::{Authority, Identity, RedisOptions, RedisServer, Reply};
+use lock_testkit::server::{Authority, Identity, RedisOptions, RedisServer};
 
 static AUTHORITY: LazyLock<Authority> = LazyLock::new(Authority::new);
 
-static SERVER: LazyLock<RedisServer> = LazyLock::new(|| serve(AUTHORITY.localhost()));
-
-fn serve(identity: Identity) -> RedisServer {
-    RedisOptions::new()
-        .with_tls(identity)
-        .with_password("pw")
-        .start()
+fn options(identity: Identity) -> RedisOptions {
+    RedisOptions::new().with_tls(identity).with_password("pw")
 }
 
 struct Tls;
 
-impl Deployment for Tls {
-    async fn client() -> Backend {
-        choose_provider();
-        let builder = Backend::builder(SERVER.url()).with_certificates(trusting(&AUTHORITY));
-        builder.connect().await.unwrap()
+impl Kind for Tls {
+    fn options() -> RedisOptions {
+        options(AUTHORITY.localhost())
     }
 
-    fn cli(_: &str, command: &[&str]) -> Reply {
-        SERVER.cli(command)
+    async fn client(url: &str) -> Backend {
+        choose_provider();
+        let builder = Backend::builder(url).with_certificates(trusting(&AUTHORITY));
+        builder.connect().await.unwrap()
     }
 }
 
 mod conformance {
-    lock_testkit::conformance!(super::On<super::Tls>);
+    lock_testkit::conformance!(super::Alone<super::Tls>);
 }
 
 #[tokio::test]
@@ -54,7 +49,7 @@ async fn a_server_that_is_not_who_it_says_is_refused() {
         (AUTHORITY.expired(), &*AUTHORITY, "expired"),
         (AUTHORITY.localhost(), &stranger, "invalid peer certificate"),
     ] {
-        let server = serve(identity);
+        let server = options(identity).start();
         let builder = Backend::builder(server.url()).with_certificates(trusting(authority));
         let error = builder.connect().await.unwrap_err();
         assert_eq!(error.kind(), BackendErrorKind::Permanent, "{error}");
@@ -68,7 +63,8 @@ async fn a_server_that_is_not_who_it_says_is_refused() {
 #[tokio::test]
 async fn plain_text_to_a_tls_port_and_tls_to_a_plain_port_are_refused() {
     choose_provider();
-    let plain = format!("redis://127.0.0.1:{}", SERVER.port());
+    let server = options(AUTHORITY.localhost()).start();
+    let plain = format!("redis://127.0.0.1:{}", server.port());
     let error = soon("a refusal", Backend::connect(plain))
         .await
         .unwrap_err();

@@ -8,39 +8,37 @@
 
 mod common;
 
-use std::sync::LazyLock;
-
-use common::deploy::{Deployment, On};
+use common::alone::{Alone, Kind};
 use common::*;
-use lock_testkit::server::{Program, RedisOptions, RedisServer, Reply};
-
-static SERVER: LazyLock<RedisServer> =
-    LazyLock::new(|| RedisOptions::new().with_program(Program::Valkey).start());
+use lock_testkit::server::{Program, RedisOptions};
 
 struct Valkey;
 
-impl Deployment for Valkey {
+impl Kind for Valkey {
     fn is_here() -> bool {
         Program::Valkey.is_here()
     }
 
-    async fn client() -> Backend {
-        Backend::connect(SERVER.url()).await.unwrap()
+    fn options() -> RedisOptions {
+        RedisOptions::new().with_program(Program::Valkey)
     }
 
-    fn cli(_: &str, command: &[&str]) -> Reply {
-        SERVER.cli(command)
+    async fn client(url: &str) -> Backend {
+        Backend::connect(url).await.unwrap()
     }
 }
 
 mod one_server {
-    lock_testkit::conformance!(super::On<super::Valkey>);
+    lock_testkit::conformance!(super::Alone<super::Valkey>);
 }
 
 #[cfg(feature = "cluster")]
 mod cluster {
-    use lock_testkit::server::RedisCluster;
+    use std::sync::LazyLock;
 
+    use lock_testkit::server::{RedisCluster, Reply};
+
+    use super::common::deploy::{Deployment, On};
     use super::*;
 
     static CLUSTER: LazyLock<RedisCluster> = LazyLock::new(|| {

@@ -2,6 +2,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test file uses a part")]
 #![allow(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 
+pub mod alone;
 mod client;
 pub mod deploy;
 

@@ -1,0 +1,160 @@
+//! The conformance suite on a server of its own for each case, which the case may stop, stall, restart and cut off.
+
+use std::marker::PhantomData;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+
+use lock_core::{ForceRelease, LockKey};
+use lock_testkit::server::{RedisOptions, RedisServer, Reply};
+use lock_testkit::{Fixture, Gap};
+
+use super::{Backend, refusals};
+
+/// A kind of server, and how its clients connect to it.
+pub trait Kind: Send + Sync + 'static {
+    const GAPS: &'static [Gap] = &[Gap::Order, Gap::SurvivesRestart];
+    const PREFIX: &'static str = "";
+
+    fn is_here() -> bool {
+        true
+    }
+
+    fn options() -> RedisOptions {
+        RedisOptions::new()
+    }
+
+    /// A client of the server whose URL, as its only or its first user, is `url`.
+    fn client(url: &str) -> impl Future<Output = Backend> + Send;
+}
+
+/// One starts in 20 ms, and is stopped when the case ends, however it ends.
+pub struct Alone<K: Kind> {
+    /// None if the case stopped it, which nothing is asked of then.
+    server: Mutex<Option<RedisServer>>,
+    url: String,
+    kind: PhantomData<K>,
+}
+
+impl<K: Kind> Alone<K> {
+    fn server(&self) -> MutexGuard<'_, Option<RedisServer>> {
+        self.server.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn with<T>(&self, f: impl FnOnce(&mut RedisServer) -> T) -> T {
+        f(self.server().as_mut().unwrap())
+    }
+}
+
+impl<K: Kind> Fixture for Alone<K> {
+    type Backend = Backend;
+    const GAPS: &'static [Gap] = K::GAPS;
+
+    fn is_here() -> bool {
+        K::is_here()
+    }
+
+    async fn start() -> Self {
+        let server = K::options().start();
+        Self {
+            url: server.url(),
+            server: Mutex::new(Some(server)),
+            kind: PhantomData,
+        }
+    }
+
+    async fn client(&self) -> Backend {
+        K::client(&self.url).await
+    }
+
+    fn prefix(&self) -> &str {
+        K::PREFIX
+    }
+
+    async fn evict(&self, key: &LockKey) -> bool {
+        self.with(|server| server.cli(&["DEL", key.as_str()]));
+        true
+    }
+
+    async fn expire(&self, key: &LockKey) -> bool {
+        self.with(|server| server.cli(&["PEXPIRE", key.as_str(), "1"]));
+        true
+    }
+
+    async fn obstruct(&self, key: &LockKey) -> bool {
+        self.with(|server| server.cli(&["HSET", key.as_str(), "a", "b"]));
+        true
+    }
+
+    async fn restart(&self) -> bool {
+        self.with(if K::GAPS.contains(&Gap::SurvivesRestart) {
+            RedisServer::restart_empty
+        } else {
+            RedisServer::restart
+        });
+        true
+    }
+
+    async fn stop(&self) -> bool {
+        *self.server() = None;
+        true
+    }
+
+    async fn stall(&self, stalled: bool) -> bool {
+        self.with(|server| {
+            if stalled {
+                server.pause();
+            } else {
+                server.resume();
+            }
+        });
+        true
+    }
+
+    async fn cut_connections(&self) -> bool {
+        for kind in ["normal", "pubsub"] {
+            self.with(|server| server.cli(&["CLIENT", "KILL", "TYPE", kind]));
+        }
+        true
+    }
+
+    async fn operator(&self) -> Option<Arc<dyn ForceRelease>> {
+        if K::GAPS.contains(&Gap::ForceRelease) {
+            return None;
+        }
+        Some(Arc::new(self.client().await))
+    }
+}
+
+/// After each case: whatever the backend wrote has an end, and nothing was refused for want of a right.
+impl<K: Kind> Drop for Alone<K> {
+    fn drop(&mut self) {
+        let server = self.server();
+        let Some(server) = server.as_ref().filter(|_| !thread::panicking()) else {
+            return;
+        };
+        for (key, left) in strings(server) {
+            // 0: it ends now. -2: it has ended since it was listed.
+            assert_ne!(left, -1, "{key:?} has no end");
+        }
+        assert_eq!(refusals(server), Vec::<String>::new());
+    }
+}
+
+/// All keys that hold strings, which is what the backend writes, and their PTTL.
+fn strings(server: &RedisServer) -> Vec<(Vec<u8>, i64)> {
+    let (mut found, mut cursor) = (Vec::new(), "0".to_owned());
+    loop {
+        let page = server.cli(&["SCAN", &cursor, "COUNT", "1000", "TYPE", "string"]);
+        for key in page.array()[1].array() {
+            let Reply::Bulk(key) = key else {
+                panic!("{key:?} is no key")
+            };
+            let left = server.cli_bytes(&[b"PTTL", key]).integer();
+            found.push((key.clone(), left));
+        }
+        cursor = page.array()[0].text();
+        if cursor == "0" {
+            return found;
+        }
+    }
+}
