@@ -31,6 +31,16 @@ pub const MS: Duration = Duration::from_millis(1);
 
 pub const SECOND: Duration = Duration::from_secs(1);
 
+/// What fits a test that all wait for, or, with `FENCELOCK_LONG` set (`scripts/test --long`), what the catalogue of scenarios
+/// says.
+pub fn scaled<T>(usual: T, long: T) -> T {
+    if std::env::var_os("FENCELOCK_LONG").is_some() {
+        long
+    } else {
+        usual
+    }
+}
+
 /// Locks on a client of their own, as another process has them.
 pub async fn locks(server: &RedisServer) -> Locks {
     Locks::new(Backend::connect(server.url()).await.unwrap())

@@ -12,7 +12,9 @@ use tokio::time::{sleep, timeout};
 use super::*;
 
 /// How long it takes.
-const SOAK: Duration = Duration::from_secs(5);
+fn soak() -> Duration {
+    scaled(5 * SECOND, 600 * SECOND)
+}
 
 /// What nobody gives back lasts no longer.
 const LONGEST_TTL: Duration = Duration::from_secs(3);
@@ -24,7 +26,7 @@ fn up_to(rng: &mut Rng, most: Duration) -> Duration {
 /// Takes one lock after the other, holds each for a moment, and lets it go in one way or another.
 async fn work(locks: Locks, history: History, who: String, mut rng: Rng) {
     let start = Moment::now();
-    while start.elapsed() < SOAK {
+    while start.elapsed() < soak() {
         let key = format!("k{}", rng.u8(..3));
         let options = LockOptions::default()
             .with_ttl(SECOND + up_to(&mut rng, LONGEST_TTL - SECOND))
@@ -140,7 +142,7 @@ async fn in_all_weathers_no_two_are_in_together_and_nothing_is_left_of_it() {
         proxies.push(proxy);
     }
     let start = Moment::now();
-    while start.elapsed() < SOAK {
+    while start.elapsed() < soak() {
         let proxy = &proxies[rng.usize(..proxies.len())];
         strike(&server, proxy, &mut rng).await;
         sleep(up_to(&mut rng, 150 * MS)).await;

@@ -1,8 +1,11 @@
 //! Users whose password, rights or very existence change while a lock is held.
 
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpStream;
+
 use futures_util::future::join_all;
 use lock_core::{LossReason, Moment};
-use lock_testkit::server::Reply;
+use lock_testkit::server::{RedisOptions, Reply};
 use tokio::runtime::Handle;
 use tokio::time::sleep;
 
@@ -32,50 +35,99 @@ async fn credentials_that_change_while_a_lock_is_held_cost_it_at_its_deadline() 
     ];
     join_all(changes.map(async |change| {
         let server = RedisServer::start();
-        server.add_user("app", SECRETS[0], "~* &* +@all");
+        let put_right = || server.add_user("app", SECRETS[0], "~* &* +@all");
+        put_right();
         let url = server.url_for("app", SECRETS[0]);
-        let client = Locks::new(Backend::connect(url).await.unwrap());
-        let lock = client.lock("k").with_ttl(4 * SECOND);
-        let guard = lock.try_acquire().await.unwrap();
-        // Somebody waits, for a lock that others hold.
-        let others = locks(&server).await.lock("other").with_ttl(LASTING);
-        let _theirs = others.try_acquire().await.unwrap();
-        let waiter = client.lock("other");
-        let waiting = Handle::current().spawn(async move { waiter.acquire().await });
-        sleep(300 * MS).await;
-        let accepted = server.cli(change);
-        assert!(!matches!(accepted, Reply::Error(_)), "{accepted:?}");
-        server.cli(&["CLIENT", "KILL", "USER", "app"]);
-        let (start, left) = (Moment::now(), guard.remaining());
-        // Nobody waits for what no waiting mends.
-        let failed = async {
-            let waited = soon("the waiter is told", waiting).await.unwrap();
-            let asked = soon("who asks is told", client.lock("free").acquire()).await;
-            [waited.unwrap_err(), asked.unwrap_err()]
+        let shut_out = || {
+            let accepted = server.cli(change);
+            assert!(!matches!(accepted, Reply::Error(_)), "{accepted:?}");
+            server.cli(&["CLIENT", "KILL", "USER", "app"]);
         };
-        for error in failed.await {
-            let LockError::Backend {
-                transient: false, ..
-            } = &error
-            else {
-                panic!("{error}")
-            };
-            assert!(error.to_string().contains("credentials"), "{error}");
-            assert_discreet(&error);
-        }
-        assert!(guard.is_held() || start.elapsed() > left, "lost too early");
-        let reason = soon("the loss", guard.lost()).await;
-        assert_eq!(reason, LossReason::Unconfirmed);
-        assert!(start.elapsed() < left + 2 * SECOND, "{:?}", start.elapsed());
-        let error = guard.release().await.unwrap_err();
-        assert_discreet(&error);
-        // All is well when it is put right.
-        server.add_user("app", SECRETS[0], "~* &* +@all");
-        let free = client.lock("free");
-        eventually("it is let in", async || free.status().await.is_ok()).await;
-        works(&free).await;
+        a_lock_is_lost_at_its_deadline(&server, &url, shut_out, put_right).await;
     }))
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_required_password_that_changes_while_a_lock_is_held_costs_it_at_its_deadline() {
+    let [old, new] = SECRETS;
+    let server = RedisOptions::new().with_password(old).start();
+    let change = |from: &str, to: &str| {
+        let (log_in, set) = (
+            format!("AUTH {from}"),
+            format!("CONFIG SET requirepass {to}"),
+        );
+        tell(
+            &server,
+            [
+                &log_in,
+                &set,
+                "CLIENT KILL TYPE normal",
+                "CLIENT KILL TYPE pubsub",
+            ],
+        );
+    };
+    let (shut_out, put_right) = (|| change(old, new), || change(new, old));
+    a_lock_is_lost_at_its_deadline(&server, &server.url(), shut_out, put_right).await;
+}
+
+/// Sends commands over one connection, which stays logged in when the password changes.
+fn tell<'a>(server: &RedisServer, commands: impl IntoIterator<Item = &'a str>) {
+    let mut stream = TcpStream::connect(("127.0.0.1", server.port())).unwrap();
+    let mut replies = BufReader::new(stream.try_clone().unwrap());
+    for command in commands {
+        write!(stream, "{command}\r\n").unwrap();
+        let mut reply = String::new();
+        replies.read_line(&mut reply).unwrap();
+        assert!(!reply.starts_with('-'), "{reply}");
+    }
+}
+
+/// Locks at `url` are shut out while one is held and another is waited for, and let in again.
+async fn a_lock_is_lost_at_its_deadline(
+    server: &RedisServer,
+    url: &str,
+    shut_out: impl FnOnce(),
+    put_right: impl FnOnce(),
+) {
+    let client = Locks::new(Backend::connect(url).await.unwrap());
+    let lock = client.lock("k").with_ttl(4 * SECOND);
+    let guard = lock.try_acquire().await.unwrap();
+    // Somebody waits, for a lock that others hold.
+    let others = locks(server).await.lock("other").with_ttl(LASTING);
+    let _theirs = others.try_acquire().await.unwrap();
+    let waiter = client.lock("other");
+    let waiting = Handle::current().spawn(async move { waiter.acquire().await });
+    sleep(300 * MS).await;
+    shut_out();
+    let (start, left) = (Moment::now(), guard.remaining());
+    // Nobody waits for what no waiting mends.
+    let failed = async {
+        let waited = soon("the waiter is told", waiting).await.unwrap();
+        let asked = soon("who asks is told", client.lock("free").acquire()).await;
+        [waited.unwrap_err(), asked.unwrap_err()]
+    };
+    for error in failed.await {
+        let LockError::Backend {
+            transient: false, ..
+        } = &error
+        else {
+            panic!("{error}")
+        };
+        assert!(error.to_string().contains("credentials"), "{error}");
+        assert_discreet(&error);
+    }
+    assert!(guard.is_held() || start.elapsed() > left, "lost too early");
+    let reason = soon("the loss", guard.lost()).await;
+    assert_eq!(reason, LossReason::Unconfirmed);
+    assert!(start.elapsed() < left + 2 * SECOND, "{:?}", start.elapsed());
+    let error = guard.release().await.unwrap_err();
+    assert_discreet(&error);
+    // All is well when it is put right.
+    put_right();
+    let free = client.lock("free");
+    eventually("it is let in", async || free.status().await.is_ok()).await;
+    works(&free).await;
 }
 
 /// The entry of a lock whose holder may not even release it ends with its ttl.

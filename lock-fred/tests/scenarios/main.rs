@@ -47,11 +47,11 @@
 //! | F10 | `locks_waiting::waiters_are_woken_although_their_subscription_is_cut_again_and_again` |
 //! | F11 | `locks_loss::a_pause_is_survived_by_a_long_ttl_and_not_by_a_short_one` |
 //! | F12 | `proxied::acquire::on_a_link_that_is_slow_for_the_ttl_grants_are_late_and_few` |
-//! | F14 | `scenarios::restarts::a_server_that_evicts_locks_costs_one_at_its_next_renewal` |
+//! | F14 | `scenarios::restarts::a_server_that_evicts_locks_costs_one_at_its_next_renewal`, `eviction::a_server_says_whether_it_may_evict_locks`, `eviction::warning::who_connects_to_a_server_that_evicts_locks_is_warned`, `eviction::who_must_not_ask_does_not_and_is_told_nothing` |
 //! | F15 | `faults::a_read_only_replica_is_a_transient_error`, `faults::a_server_that_became_a_replica_is_connected_to_anew` |
 //! | F16 | `proxied::replies::what_a_server_says_instead_of_serving_is_classified_the_same_for_all_calls`, `scenarios::restarts::a_server_that_loads_its_data_is_waited_for`, `scenarios::restarts::a_replica_without_its_master_and_a_cluster_without_slots_are_transient_errors`, `faults::a_server_that_is_busy_with_a_script_is_a_transient_error` |
 //! | F17 | `faults::a_server_that_takes_no_writes_is_a_transient_error_and_keeps_nothing` |
-//! | F18 | `scenarios::credentials::credentials_that_change_while_a_lock_is_held_cost_it_at_its_deadline`, `security::wrong_credentials_are_permanent_and_never_printed` |
+//! | F18 | `scenarios::credentials::credentials_that_change_while_a_lock_is_held_cost_it_at_its_deadline`, `scenarios::credentials::a_required_password_that_changes_while_a_lock_is_held_costs_it_at_its_deadline`, `security::wrong_credentials_are_permanent_and_never_printed` |
 //! | F19 | `security::a_missing_permission_is_named_at_the_first_use_and_leaves_nothing`, `security::without_the_channel_waiters_poll_and_releases_work`, `scenarios::credentials::a_right_that_is_taken_away_while_a_lock_is_held_is_named` |
 //! | F20 | `contract::a_lost_script_cache_is_not_noticed`, `proxied::network::a_script_cache_that_is_lost_between_two_commands_is_not_noticed` |
 //! | F21 | `scenarios::credentials::who_may_not_load_scripts_locks_and_who_may_not_send_them_locks_where_they_are_known` |
@@ -60,7 +60,7 @@
 //! | F29 | `scenarios::scale::a_hundred_waiters_on_a_hundred_locks_share_two_connections` |
 //! | F31 | `proxied::network::everything_works_byte_by_byte`, `proxied::network::replies_that_come_all_at_once_find_their_callers` |
 //! | W01 | `scenarios::scale::a_thousand_waiters_of_one_lock_are_all_served` |
-//! | W02 | `scenarios::scale::two_thousand_locks_are_held_for_three_ttls_within_a_budget` |
+//! | W02 | `scenarios::scale::thousands_of_locks_are_held_for_three_ttls_within_a_budget` |
 //! | W05 | `locks_waiting::a_waiter_notices_the_end_of_a_holder_that_died` |
 //! | W06 | `proxied::waiting::messages_of_other_names_and_garbage_wake_nobody_for_nothing` |
 //! | W07 | `proxied::waiting::waiters_whose_wakeups_are_lost_find_the_lock_by_looking`, `locks_waiting::without_a_right_to_the_channel_waiters_poll` |

@@ -57,13 +57,14 @@ async fn a_thousand_waiters_of_one_lock_are_all_served() {
 const AT_ONCE: usize = 50;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_thousand_locks_are_held_for_three_ttls_within_a_budget() {
+async fn thousands_of_locks_are_held_for_three_ttls_within_a_budget() {
     let server = RedisServer::start();
     let ttl = 9 * SECOND;
     let client = locks(&server).await.with_ttl(ttl);
     works(&client.lock("warm")).await;
     let (tasks, memory) = (LeakCheck::start(), resident());
-    let taken: Vec<_> = (0..2000).map(|n| client.lock(format!("k{n}"))).collect();
+    let count = scaled(2000, 10_000);
+    let taken: Vec<_> = (0..count).map(|n| client.lock(format!("k{n}"))).collect();
     let mut guards = Vec::new();
     // Not all at once: the last would be answered too late.
     for some in taken.chunks(AT_ONCE) {
@@ -82,7 +83,8 @@ async fn two_thousand_locks_are_held_for_three_ttls_within_a_budget() {
     // None for each lock; one for each batch of renewals under way.
     assert!(most < 50, "{most} tasks");
     let grown = resident().saturating_sub(memory);
-    assert!(grown < 64 << 20, "{} MiB", grown >> 20);
+    let budget = 44 << 20;
+    assert!(grown < budget + count * (10 << 10), "{} MiB", grown >> 20);
     let clients = server.cli(&["CLIENT", "LIST"]).text().lines().count();
     assert!(clients <= 3, "{clients} connections");
     let mut guards = guards.into_iter();
@@ -158,7 +160,13 @@ async fn who_takes_the_lock_again_at_once_starves_nobody_for_long() {
     }
     over.store(true, Ordering::SeqCst);
     soon("the end", eats).await.unwrap();
-    println!("20 turns beside a greedy client: {longest:.1?} at the most, in its rounds");
+    let eaten = rounds.load(Ordering::SeqCst);
+    println!(
+        "20 turns beside a greedy client: {longest:.1?} at the most, in its rounds, of {eaten}"
+    );
+    assert!(eaten >= 10, "nobody was greedy: {eaten} rounds");
+    // It looks once a second, whoever is woken in its place; and a lock that is free for a moment is there for either.
+    assert!(longest.0 < 20 * SECOND, "{longest:.1?}");
 }
 
 /// Neither the waiters nor their subscriptions occupy what the releases need.
