@@ -9,8 +9,8 @@
 
 mod common;
 
-use common::Backend;
 use common::alone::{Alone, Kind};
+use common::{Backend, LEAST_RIGHTS};
 use lock_testkit::Gap;
 use lock_testkit::server::RedisOptions;
 
@@ -26,11 +26,6 @@ mod resp3 {
     lock_testkit::conformance!(super::Alone<super::Plain>);
 }
 
-/// The least rights, as in the crate's documentation.
-const RIGHTS: &str = "on >pw resetkeys resetchannels -@all ~lock:* &lock:* \
-     +evalsha +eval +set +get +getrange +type +del +pexpire +pttl +time \
-     +publish +subscribe +unsubscribe +ping";
-
 struct LeastRights;
 
 impl Kind for LeastRights {
@@ -38,8 +33,8 @@ impl Kind for LeastRights {
 
     fn options() -> RedisOptions {
         // In its configuration, so that the user is there from the first connection on, also after a restart.
-        let options = RedisOptions::new().with_args(["--user", "locks"]);
-        options.with_args(RIGHTS.split_whitespace())
+        let options = RedisOptions::new().with_args(["--user", "locks", "on", ">pw"]);
+        options.with_args(LEAST_RIGHTS.split_whitespace())
     }
 
     async fn client(url: &str) -> Backend {

@@ -41,6 +41,11 @@ pub fn scaled<T>(usual: T, long: T) -> T {
     }
 }
 
+/// What a user of the prefix `lock:` must be allowed at least, as in the crate's documentation.
+pub const LEAST_RIGHTS: &str = "resetkeys resetchannels -@all ~lock:* &lock:* \
+     +evalsha +eval +set +get +getrange +type +del +pexpire +pttl +time \
+     +publish +subscribe +unsubscribe +ping";
+
 /// Locks on a client of their own, as another process has them.
 pub async fn locks(server: &RedisServer) -> Locks {
     Locks::new(Backend::connect(server.url()).await.unwrap())

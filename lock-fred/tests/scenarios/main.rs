@@ -47,7 +47,7 @@
 //! | F10 | `locks_waiting::waiters_are_woken_although_their_subscription_is_cut_again_and_again` |
 //! | F11 | `locks_loss::a_pause_is_survived_by_a_long_ttl_and_not_by_a_short_one` |
 //! | F12 | `proxied::acquire::on_a_link_that_is_slow_for_the_ttl_grants_are_late_and_few` |
-//! | F14 | `scenarios::restarts::a_server_that_evicts_locks_costs_one_at_its_next_renewal`, `eviction::a_server_says_whether_it_may_evict_locks`, `eviction::warning::who_connects_to_a_server_that_evicts_locks_is_warned`, `eviction::who_must_not_ask_does_not_and_is_told_nothing` |
+//! | F14 | `scenarios::restarts::a_server_that_evicts_locks_costs_one_at_its_next_renewal`, `eviction::a_server_says_whether_it_may_evict_locks`, `eviction_warnings::who_connects_to_a_server_that_evicts_locks_is_warned`, `eviction::who_must_not_ask_does_not_and_is_told_nothing` |
 //! | F15 | `faults::a_read_only_replica_is_a_transient_error`, `faults::a_server_that_became_a_replica_is_connected_to_anew` |
 //! | F16 | `proxied::replies::what_a_server_says_instead_of_serving_is_classified_the_same_for_all_calls`, `scenarios::restarts::a_server_that_loads_its_data_is_waited_for`, `scenarios::restarts::a_replica_without_its_master_and_a_cluster_without_slots_are_transient_errors`, `faults::a_server_that_is_busy_with_a_script_is_a_transient_error` |
 //! | F17 | `faults::a_server_that_takes_no_writes_is_a_transient_error_and_keeps_nothing` |
