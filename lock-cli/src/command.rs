@@ -75,11 +75,13 @@ impl Running {
             until,
         };
         running.tell_all().await;
+        // When it would be asked to end already.
+        let end = until.saturating_sub(u64::try_from(plan.grace.as_nanos()).unwrap_or(u64::MAX));
         let told = if io::stdin().is_terminal() {
             // A group in the background that reads from the terminal would be stopped.
-            File::open("/dev/null").and_then(|nothing| starter::go(&socket, nothing))
+            File::open("/dev/null").and_then(|nothing| starter::go(&socket, end, nothing))
         } else {
-            starter::go(&socket, io::stdin())
+            starter::go(&socket, end, io::stdin())
         };
         // One that is gone was ended by somebody: its exit code says how.
         match told {

@@ -2,8 +2,8 @@
 //!
 //! Which group to end is known only when there is a process in it. If that were the command from its first moment,
 //! `fencelock` killed in that moment would leave a command behind that nobody ends. So it waits at a socket first, its
-//! standard input. The word to go brings the command's own standard input; the end of the socket means that `fencelock`
-//! is gone, and then nothing is run.
+//! standard input. The word to go says until when the command may begin, and brings its standard input; the end of the socket
+//! means that `fencelock` is gone. Then, or later, nothing is run.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -19,18 +19,24 @@ use rustix::net::{
 use rustix::{cmsg_space, stdio};
 
 use crate::args::Start;
+use crate::enforcer;
 use crate::exit;
 use crate::failure::Failure;
 
-const GO: &[u8] = b"!";
-
-/// Says to the starter at the other end of `socket` to become the command, with this standard input.
-pub(crate) fn go(socket: &UnixStream, input: impl AsFd) -> io::Result<()> {
+/// Says to the starter at the other end of `socket` to become the command, with this standard input, if it is not `end` by then
+/// on the enforcer's clock.
+pub(crate) fn go(socket: &UnixStream, end: u64, input: impl AsFd) -> io::Result<()> {
     let inputs = [input.as_fd()];
     let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(1))];
     let mut with = SendAncillaryBuffer::new(&mut space);
     with.push(SendAncillaryMessage::ScmRights(&inputs));
-    sendmsg(socket, &[IoSlice::new(GO)], &mut with, SendFlags::empty())?;
+    let word = end.to_ne_bytes();
+    sendmsg(
+        socket,
+        &[IoSlice::new(&word)],
+        &mut with,
+        SendFlags::empty(),
+    )?;
     Ok(())
 }
 
@@ -42,8 +48,8 @@ pub(crate) fn run(start: &Start) -> Failure {
     // For the case that `fencelock` and the enforcer are killed at one blow. It stays set in the command itself.
     #[cfg(target_os = "linux")]
     let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM));
-    let input = match input() {
-        Ok(Some(input)) => input,
+    let (end, input) = match word() {
+        Ok(Some(word)) => word,
         Ok(None) => return Failure::new(exit::SYSTEM, "nothing was run: fencelock is gone"),
         Err(error) => return Failure::system("wait for the word to run the command", &error),
     };
@@ -51,6 +57,9 @@ pub(crate) fn run(start: &Start) -> Failure {
         return Failure::system("pass on the standard input", &error.into());
     }
     drop(input);
+    if enforcer::now() >= end {
+        return Failure::new(exit::LOST, "nothing was run: the lock was over before");
+    }
     let error = Command::new(program).args(arguments).exec();
     let code = match error.kind() {
         io::ErrorKind::NotFound => exit::NOT_FOUND,
@@ -59,17 +68,18 @@ pub(crate) fn run(start: &Start) -> Failure {
     Failure::new(code, format!("cannot run {program:?}: {error}"))
 }
 
-/// What came with the word to go; nothing if the socket has ended.
-fn input() -> io::Result<Option<OwnedFd>> {
+/// The word to go, and what came with it; nothing if the socket has ended.
+fn word() -> io::Result<Option<(u64, OwnedFd)>> {
     let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(1))];
     let mut with = RecvAncillaryBuffer::new(&mut space);
-    let mut word = [0; GO.len()];
+    let mut word = 0_u64.to_ne_bytes();
     rustix::io::retry_on_intr(|| {
         let mut words = [IoSliceMut::new(&mut word)];
         recvmsg(io::stdin(), &mut words, &mut with, RecvFlags::empty())
     })?;
-    Ok(with.drain().find_map(|message| match message {
+    let input = with.drain().find_map(|message| match message {
         RecvAncillaryMessage::ScmRights(mut inputs) => inputs.next(),
         _ => None,
-    }))
+    });
+    Ok(input.map(|input| (u64::from_ne_bytes(word), input)))
 }

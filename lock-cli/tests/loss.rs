@@ -5,13 +5,16 @@
 mod common;
 
 use std::fs;
-use std::io::Write as _;
-use std::os::fd::OwnedFd;
+use std::io::{IoSlice, Write as _};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::process::Stdio;
 
 use common::{SECOND, Stage, Tool, code, eventually, is_alive, now};
+use rustix::cmsg_space;
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use rustix::process::{Signal, kill_process};
 
 /// A command that ends at nothing but SIGKILL, with a child that does as well, and says when it was alive last.
@@ -202,18 +205,40 @@ fn who_does_not_listen_to_the_tool_gets_its_exit_code_all_the_same() {
     }
 }
 
-#[test]
-fn a_command_is_not_run_if_nobody_is_left_to_end_it() {
-    let stage = Stage::new();
+/// What a starter does that is told to go until `end`, with the text "input" for the command's standard input; or is told nothing.
+fn started(stage: &Stage, end: Option<u64>) -> (Option<i32>, String) {
     let (ours, its) = UnixStream::pair().unwrap();
-    let mut starter = stage.tool(["start", "--", "touch", "ran"]);
+    let mut starter = stage.tool(["start", "--", "cat"]);
     starter.stdin(OwnedFd::from(its));
-    let starter = Tool::start(starter);
+    let tool = Tool::start(starter);
+    if let Some(end) = end {
+        fs::write(stage.path("input"), "input").unwrap();
+        let input = fs::File::open(stage.path("input")).unwrap();
+        let inputs = [input.as_fd()];
+        let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(1))];
+        let mut with = SendAncillaryBuffer::new(&mut space);
+        with.push(SendAncillaryMessage::ScmRights(&inputs));
+        let word = end.to_ne_bytes();
+        sendmsg(&ours, &[IoSlice::new(&word)], &mut with, SendFlags::empty()).unwrap();
+    }
     drop(ours);
-    assert_eq!(starter.code(), 71);
-    assert!(!stage.path("ran").exists());
+    let output = tool.output();
+    (
+        output.status.code(),
+        String::from_utf8(output.stdout).unwrap(),
+    )
+}
+
+#[test]
+fn a_command_is_not_run_if_nobody_is_left_to_end_it_or_its_lock_is_over() {
+    let stage = Stage::new();
+    assert_eq!(started(&stage, None), (Some(71), String::new()));
+    // As by a tool that was stopped for long between taking the lock and this.
+    assert_eq!(started(&stage, Some(0)), (Some(79), String::new()));
+    assert_eq!(started(&stage, Some(u64::MAX)), (Some(0), "input".into()));
     // Nor by hand.
-    assert_eq!(code(stage.tool(["start", "--", "touch", "ran"])), 71);
+    let by_hand = stage.tool(["start", "--", "touch", "ran"]);
+    assert_eq!(code(by_hand), 71);
     assert!(!stage.path("ran").exists());
 }
 
