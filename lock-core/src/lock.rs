@@ -146,6 +146,9 @@ impl DistributedLock {
     /// [`GuardPolicy`]. If the lock is lost, the body is dropped where it
     /// stands; the deadline is compared before each of its polls.
     ///
+    /// The body is an async closure, `async |guard| ..`, and not `|guard| async ..`. Where nothing else says what its error
+    /// type is, its last line does: `Ok::<_, LockError>(())`.
+    ///
     /// # Errors
     ///
     /// Those of [`acquire`](Self::acquire); the body's own; [`LockError::Lost`] if the lock was lost before the body

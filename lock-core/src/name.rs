@@ -48,6 +48,12 @@ use std::sync::Arc;
 /// assert_eq!(LockKey::new(Shop::Stock { shelf: "a:3".into() })?.as_str(), "stock:a%3A3");
 /// # Ok::<(), lock_core::LockError>(())
 /// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not name a lock",
+    label = "neither text nor a tuple of parts",
+    note = "a lock is named by text, such as `\"order\"` or `format!(\"order:{{id}}\")`, or by a tuple of one to six values that \
+            implement `Display`, such as `(\"order\", id)`; a type of your own may implement `LockName`"
+)]
 pub trait LockName {
     /// Writes the name: the same bytes for the same lock, always and everywhere.
     fn write_to(&self, name: &mut NameWriter<'_>);
