@@ -1,7 +1,7 @@
 //! The entries, each step under one short mutex. Not the trait, and no waiting.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher, RandomState};
+use std::collections::hash_map::Entry as Slot;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -11,9 +11,9 @@ use lock_core::{
     Grant, Holder, LockKey, MAX_TOKENS, Moment, Owner, Ownership, Renew, RenewRequest,
 };
 
-use crate::wakeups::Watched;
+use crate::wakeups::{Told, Watched};
 
-/// Keys that share a shard wait for each other, for well under a microsecond.
+/// Keys that share a shard wait for each other, for well under a microsecond. A power of two.
 const SHARDS: usize = 64;
 
 /// A shard is not swept before it has this many entries.
@@ -22,21 +22,24 @@ const SWEEP_FROM: usize = 16;
 /// Fencing tokens stay below this, so that every store and every JSON reader can carry them: 2^53 - 64.
 const TOKENS_END: u64 = (1 << 53) - 64;
 
+#[derive(Default)]
 pub(crate) struct Store {
-    shards: [Mutex<Shard>; SHARDS],
-    hasher: RandomState,
+    shards: Shards,
     /// The greatest fencing token given so far, of all keys. It is only counted up under the mutex of the
     /// key that gets the token, so the tokens of one key grow in the order of its grants.
     newest: AtomicU64,
 }
 
-impl Default for Store {
+struct Shards([Apart; SHARDS]);
+
+/// On cache lines of its own, so that who writes to one shard does not slow down who writes to the next.
+#[derive(Default)]
+#[repr(align(128))]
+struct Apart(Mutex<Shard>);
+
+impl Default for Shards {
     fn default() -> Self {
-        Self {
-            shards: std::array::from_fn(|_| Mutex::default()),
-            hasher: RandomState::new(),
-            newest: AtomicU64::new(0),
-        }
+        Self(std::array::from_fn(|_| Apart::default()))
     }
 }
 
@@ -47,23 +50,24 @@ impl Store {
     ) -> Result<Attempt, BackendError> {
         let mut shard = self.shard(request.key);
         let now = Moment::now();
-        match shard.entry(request.key, &now) {
-            Some(entry) if entry.owner == *request.owner => {
+        shard.sweep(&now);
+        let slot = shard.entries.entry(request.key.clone());
+        if let Some(entry) = entry_at(&slot, &now) {
+            if entry.owner == *request.owner {
                 return Ok(Attempt::Granted(entry.grant));
             }
-            Some(entry) if request.from != Some(&entry.owner) => {
+            if request.from != Some(&entry.owner) {
                 return Ok(Attempt::Busy(Busy::new(entry.holder(&now))));
             }
-            None if request.from.is_some() => return Ok(Attempt::Busy(Busy::default())),
-            Some(_) | None => {}
+        } else if request.from.is_some() {
+            return Ok(Attempt::Busy(Busy::default()));
         }
         let grant = Grant::new(Some(self.reserve(request.tokens)?));
-        let entry = Entry {
+        slot.insert_entry(Entry {
             owner: request.owner.clone(),
             grant,
             ends: now.after(request.ttl),
-        };
-        shard.put(request.key, entry, &now);
+        });
         Ok(Attempt::Granted(grant))
     }
 
@@ -85,21 +89,27 @@ impl Store {
     }
 
     pub(crate) fn release(&self, key: &LockKey, owner: &Owner) -> Ownership {
-        {
+        let told = {
             let mut shard = self.shard(key);
-            match shard.entry(key, &Moment::now()) {
-                None => return Ownership::Absent,
-                Some(entry) if entry.owner != *owner => return Ownership::Taken,
-                Some(_) => shard.entries.remove(key),
+            let Slot::Occupied(slot) = shard.entries.entry(key.clone()) else {
+                return Ownership::Absent;
             };
-        }
-        self.wake(key);
+            if slot.get().remaining(&Moment::now()).is_none() {
+                return Ownership::Absent;
+            }
+            if slot.get().owner != *owner {
+                return Ownership::Taken;
+            }
+            slot.remove();
+            shard.told(key)
+        };
+        told.tell();
         Ownership::Held
     }
 
     /// Deletes the entry of `key` whoever owns it, and reserves a token above its owner's.
     pub(crate) fn force_release(&self, key: &LockKey) -> Result<Option<Forced>, BackendError> {
-        let forced = {
+        let (forced, told) = {
             let mut shard = self.shard(key);
             let now = Moment::now();
             let Some(holder) = shard.entry(key, &now).map(|entry| entry.holder(&now)) else {
@@ -107,9 +117,9 @@ impl Store {
             };
             let range = self.reserve(1)?;
             shard.entries.remove(key);
-            Forced::new(holder, Some(range.first()))
+            (Forced::new(holder, Some(range.first())), shard.told(key))
         };
-        self.wake(key);
+        told.tell();
         Ok(Some(forced))
     }
 
@@ -121,7 +131,7 @@ impl Store {
     }
 
     pub(crate) fn len(&self) -> usize {
-        let unexpired = |shard: &Mutex<Shard>| {
+        let unexpired = |shard: &Apart| {
             let now = Moment::now();
             lock(shard)
                 .entries
@@ -129,7 +139,7 @@ impl Store {
                 .filter(|entry| entry.remaining(&now).is_some())
                 .count()
         };
-        self.shards.iter().map(unexpired).sum()
+        self.shards.0.iter().map(unexpired).sum()
     }
 
     /// Removes the entry of `key` and wakes nobody. Whether there was an unexpired one.
@@ -141,16 +151,14 @@ impl Store {
     pub(crate) fn steal(&self, key: &LockKey, thief: Owner, ttl: Duration) {
         let mut shard = self.shard(key);
         let now = Moment::now();
+        shard.sweep(&now);
         let grant = Grant::new(self.reserve(1).ok());
-        shard.put(
-            key,
-            Entry {
-                owner: thief,
-                grant,
-                ends: now.after(ttl),
-            },
-            &now,
-        );
+        let entry = Entry {
+            owner: thief,
+            grant,
+            ends: now.after(ttl),
+        };
+        shard.entries.insert(key.clone(), entry);
     }
 
     /// The shard of `key`. Its mutex is never held over an await or while somebody else's code runs.
@@ -159,8 +167,12 @@ impl Store {
         reason = "a remainder is smaller than its divisor"
     )]
     pub(crate) fn shard(&self, key: &LockKey) -> MutexGuard<'_, Shard> {
-        let hash = self.hasher.hash_one(key);
-        lock(&self.shards[hash as usize % SHARDS])
+        // FNV-1a. Whoever chooses keys that fall into one shard makes them wait for each other, and no more: the map within is
+        // safe from that.
+        let hash = key.as_str().bytes().fold(0x811c_9dc5_u32, |hash, byte| {
+            (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
+        });
+        lock(&self.shards.0[(hash ^ (hash >> 16)) as usize % SHARDS])
     }
 
     /// Reserves the next `tokens` fencing tokens. Called with the mutex of the key's shard held.
@@ -178,8 +190,8 @@ impl Store {
 }
 
 /// A panic elsewhere leaves no shard half-written: each step writes once.
-fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
-    shard.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock(shard: &Apart) -> MutexGuard<'_, Shard> {
+    shard.0.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[derive(Default)]
@@ -202,16 +214,28 @@ impl Shard {
             .filter(|entry| entry.remaining(now).is_some())
     }
 
-    /// Sets the entry of `key`, and sweeps if the shard has doubled since the last sweep: a constant cost for
-    /// each entry, and no entry of a forgotten key stays for ever.
-    fn put(&mut self, key: &LockKey, entry: Entry, now: &Moment) {
+    /// Whom to tell that `key` is free, once the mutex is unlocked: wakers are somebody else's code.
+    pub(crate) fn told(&self, key: &LockKey) -> Told {
+        Told::of(self.watched.get(key))
+    }
+
+    /// Before an entry is set: sweeps if the shard has doubled since the last sweep. So it is a constant cost for each
+    /// entry, and no entry of a forgotten key stays for ever.
+    fn sweep(&mut self, now: &Moment) {
         if self.entries.len() >= self.sweep_at.max(SWEEP_FROM) {
             self.entries
                 .retain(|_, entry| entry.remaining(now).is_some());
             self.sweep_at = self.entries.len().saturating_mul(2);
             self.entries.shrink_to(self.sweep_at);
         }
-        self.entries.insert(key.clone(), entry);
+    }
+}
+
+/// The entry that stands there and has not ended.
+fn entry_at<'a>(slot: &'a Slot<'_, LockKey, Entry>, now: &Moment) -> Option<&'a Entry> {
+    match slot {
+        Slot::Occupied(slot) => Some(slot.get()).filter(|entry| entry.remaining(now).is_some()),
+        Slot::Vacant(_) => None,
     }
 }
 

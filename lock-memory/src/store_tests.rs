@@ -45,6 +45,7 @@ async fn entries_that_nobody_touches_again_do_not_pile_up() {
     let held = |store: &Store| -> usize {
         store
             .shards
+            .0
             .iter()
             .map(|shard| lock(shard).entries.len())
             .sum()

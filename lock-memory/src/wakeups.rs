@@ -20,13 +20,23 @@ pub(crate) struct Watched {
 impl Store {
     /// Wakes all who subscribe to `key`.
     pub(crate) fn wake(&self, key: &LockKey) {
-        // Wakers are somebody else's code: they run without the mutex.
-        let changes = self
-            .shard(key)
-            .watched
-            .get(key)
-            .map(|watched| watched.changes.clone());
-        if let Some(changes) = changes {
+        let told = self.shard(key).told(key);
+        told.tell();
+    }
+}
+
+/// Those who subscribe to a key, if there are any.
+#[must_use = "nobody is woken before this is told"]
+pub(crate) struct Told(Option<watch::Sender<()>>);
+
+impl Told {
+    pub(crate) fn of(watched: Option<&Watched>) -> Self {
+        Self(watched.map(|watched| watched.changes.clone()))
+    }
+
+    /// Wakes them. Not under a mutex: wakers are somebody else's code.
+    pub(crate) fn tell(self) {
+        if let Some(changes) = self.0 {
             changes.send_replace(());
         }
     }
