@@ -22,8 +22,12 @@ const BATCH: usize = 256;
 /// The farthest that renewals are brought forward to go together with one that is due.
 const WINDOW: Duration = Duration::from_millis(20);
 
-/// The leases of one runtime in the order in which their turns come. Its task runs while there are any; a lease that is
-/// released before its turn costs a link and an unlink.
+/// While leases come and go, the task looks at the list this often, and it is over this long after the last came. Whoever takes
+/// and releases locks all the time neither starts a task for each nor wakes it.
+const PACE: Duration = Duration::from_millis(100);
+
+/// The leases of one runtime in the order in which their turns come. Its task runs while there are any, and a little longer
+/// ([`PACE`]); a lease that is released before its turn costs a link and an unlink.
 pub(crate) struct Renewer {
     runtime: Handle,
     list: Mutex<List>,
@@ -34,6 +38,8 @@ pub(crate) struct Renewer {
 struct List {
     turns: BTreeMap<Link, (Arc<Lease>, Duration)>,
     links: u64,
+    /// Whether a lease was linked since the task last looked.
+    linked: bool,
     running: bool,
     /// When the task looks at the list next, if it sleeps.
     next_look: Option<Instant>,
@@ -83,6 +89,7 @@ impl Renewer {
         let due = now.instant_after(after).unwrap_or_else(|| now.instant());
         let mut list = self.list();
         list.links = list.links.wrapping_add(1);
+        list.linked = true;
         let link = Link {
             due,
             number: list.links,
@@ -140,7 +147,10 @@ impl Renewer {
             );
         }
         list.next_look = list.turns.keys().next().map(|first| first.due);
-        if leases.is_empty() && list.turns.is_empty() {
+        if std::mem::take(&mut list.linked) {
+            let soon = now.checked_add(PACE).unwrap_or(now);
+            list.next_look = Some(list.next_look.map_or(soon, |look| look.min(soon)));
+        } else if leases.is_empty() && list.turns.is_empty() {
             list.running = false;
         }
         // Taken while the list is locked: a shutdown finds each lease in the list, or this call under way.

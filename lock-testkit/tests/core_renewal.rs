@@ -46,6 +46,25 @@ fn times(records: &[Record]) -> BTreeMap<usize, Instant> {
         .collect()
 }
 
+/// Starting a task for each lock would wake another worker of the runtime each time.
+#[tokio::test(start_paused = true)]
+async fn locks_that_come_and_go_share_one_task_which_ends_after_the_last() {
+    let backend = Scripted::honest();
+    let lock = Locks::new(backend.clone()).lock("k").with_ttl(TTL);
+    let leaks = LeakCheck::start();
+    for _ in 0..100 {
+        let guard = lock.acquire().await.unwrap();
+        guard.release().await.unwrap();
+        // The task has its turn, and finds an empty list.
+        for _ in 0..3 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(leaks.extra(), 1);
+    }
+    assert_eq!(renewals(&backend), 0);
+    leaks.assert_none(SECOND).await;
+}
+
 // R01, R03, R05, R06, R12: it stays held.
 
 #[tokio::test(start_paused = true)]
