@@ -18,10 +18,14 @@ impl Script {
 }
 
 macro_rules! script {
-    ($(#[$doc:meta])* $name:ident, $file:literal) => {
+    // The usual case goes before the prelude.
+    ($(#[$doc:meta])* $name:ident, $($usual:literal,)? then $file:literal) => {
         $(#[$doc])*
         pub(crate) static $name: LazyLock<Script> = LazyLock::new(|| {
-            Script::new(concat!(include_str!("lua/prelude.lua"), "\n", include_str!($file)))
+            Script::new(concat!(
+                $(include_str!($usual), "\n",)?
+                include_str!("lua/prelude.lua"), "\n", include_str!($file)
+            ))
         });
     };
 }
@@ -29,33 +33,33 @@ macro_rules! script {
 script!(
     /// KEYS: lock, fencing counter. ARGV: owner, ttl (ms), tokens, owner to take over from or empty, how long
     /// the counter is kept (ms), `1` to check permissions.
-    ACQUIRE, "lua/acquire.lua"
+    ACQUIRE, "lua/acquire_free.lua", then "lua/acquire.lua"
 );
 script!(
     /// KEYS: locks, at most [`RENEWALS_AT_ONCE`]. ARGV, for each: owner, ttl (ms), `1` to shorten too.
-    RENEW, "lua/renew.lua"
+    RENEW, then "lua/renew.lua"
 );
 script!(
     /// KEYS: lock. ARGV: owner, wake channel, [`PUBLISH`].
-    RELEASE, "lua/release.lua"
+    RELEASE, "lua/release_held.lua", then "lua/release.lua"
 );
 script!(
     /// KEYS: lock, fencing counter. ARGV: owner, how long the counter is kept (ms).
-    SETTLE, "lua/settle.lua"
+    SETTLE, then "lua/settle.lua"
 );
 script!(
     /// KEYS: lock, fencing counter.
-    INSPECT, "lua/inspect.lua"
+    INSPECT, then "lua/inspect.lua"
 );
 
 script!(
     /// KEYS: lock, fencing counter. ARGV: wake channel, [`PUBLISH`], how long the counter is kept (ms).
-    FORCE, "lua/force.lua"
+    FORCE, then "lua/force.lua"
 );
 
 script!(
     /// Neither keys nor arguments.
-    EVICTION, "lua/eviction.lua"
+    EVICTION, then "lua/eviction.lua"
 );
 
 /// How many locks one call renews: the server does nothing else meanwhile (below a millisecond).

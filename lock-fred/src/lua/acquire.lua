@@ -1,14 +1,13 @@
 -- Takes a lock. KEYS: lock, fencing counter. ARGV: owner, ttl (ms), tokens, owner to take over from or '',
 -- how long the counter is kept (ms), '1' to check permissions.
 --
+-- Behind acquire_free.lua, which has answered already in the usual case.
+--
 -- A free lock is taken by SET NX first, then counted for; if counting fails the entry is deleted again, and
 -- nobody has seen it, because a script runs alone. That is one command less on the common path than looking
 -- first. Scripts do not roll back, so every error after the SET must pass the DEL at the end.
 local lock, fence = KEYS[1], KEYS[2]
 local owner, ttl, tokens, from, keep = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5]
-
--- Whether this run of the script made the entry.
-local made = false
 
 -- Runs what renewing, releasing and looking need on a lock that is free, where it does nothing. So a missing
 -- permission shows now, and not when the lock is to be given back.
@@ -22,14 +21,11 @@ end
 
 local function acquire()
   if ARGV[6] == '1' then check() end
-  local taken
-  if from == '' then
+  if from == '' and taken == nil then
     taken = redis.pcall('SET', lock, owner, 'NX', 'PX', ttl)
-    if taken and taken.ok then
-      made = true
-      return reserve(fence, tokens, keep)
-    end
+    made = taken and taken.ok
   end
+  if made then return reserve(fence, tokens, keep) end
 
   -- Not taken: somebody has it, perhaps this owner by an earlier copy of the request. Looked at also when
   -- the SET was refused (out of memory, say): "not applied" must stay true for the earlier copy as well.

@@ -1,4 +1,5 @@
 -- Gives a lock up. KEYS: lock. ARGV: owner, wake channel, 'PUBLISH' or 'SPUBLISH'.
+-- Behind release_held.lua, which has answered already in the usual case.
 -- The channel is told at the end, and what becomes of that does not matter: waiters also look by themselves.
 local function release()
   local whose, kind = ownership(KEYS[1], ARGV[1])

@@ -14,6 +14,8 @@ script!(DELETE_IF_OURS, DELETE);
 script!(
     ACQUIRE,
     concat!(
+        include_str!("../../../../lock-redis/src/lua/acquire_free.lua"),
+        "\n",
         include_str!("../../../../lock-redis/src/lua/prelude.lua"),
         "\n",
         include_str!("../../../../lock-redis/src/lua/acquire.lua")
@@ -22,6 +24,8 @@ script!(
 script!(
     RELEASE,
     concat!(
+        include_str!("../../../../lock-redis/src/lua/release_held.lua"),
+        "\n",
         include_str!("../../../../lock-redis/src/lua/prelude.lua"),
         "\n",
         include_str!("../../../../lock-redis/src/lua/release.lua")
