@@ -1,10 +1,14 @@
-//! What a lock costs where nobody is in the way: `cargo bench`. Against others: `benches/compare`.
+//! What a lock costs where nobody is in the way: `cargo bench --features fred,redis`. Against others: `benches/compare`.
+
+#![allow(clippy::expect_used, reason = "a benchmark: what fails must stop it")]
 
 use std::hint::black_box;
 use std::time::Duration;
 
-use criterion::{BenchmarkGroup, Criterion, criterion_group, criterion_main, measurement::WallTime};
-use fencelock::{LockBackend, LockError, Locks, MemoryBackend, RedisBackend};
+use criterion::{
+    BenchmarkGroup, Criterion, criterion_group, criterion_main, measurement::WallTime,
+};
+use fencelock::{FredBackend, LockBackend, LockError, Locks, MemoryBackend, RedisBackend};
 use lock_testkit::server::RedisServer;
 use tokio::runtime::{Builder, Runtime};
 
@@ -16,11 +20,13 @@ fn hot_paths(criterion: &mut Criterion) {
         .expect("a runtime");
     on_backend(criterion, "memory", &runtime, MemoryBackend::new());
     let Some(server) = server() else {
-        eprintln!("SKIPPED: redis, for there is no redis-server here");
+        eprintln!("SKIPPED: redis and fred, for there is no redis-server here");
         return;
     };
     let backend = runtime.block_on(RedisBackend::connect(server.url()));
     on_backend(criterion, "redis", &runtime, backend.expect("a connection"));
+    let backend = runtime.block_on(FredBackend::connect(server.url()));
+    on_backend(criterion, "fred", &runtime, backend.expect("a connection"));
 }
 
 /// None where there is no server program.
@@ -31,12 +37,7 @@ fn server() -> Option<RedisServer> {
     found.is_ok().then(RedisServer::start)
 }
 
-fn on_backend(
-    criterion: &mut Criterion,
-    name: &str,
-    runtime: &Runtime,
-    backend: impl LockBackend,
-) {
+fn on_backend(criterion: &mut Criterion, name: &str, runtime: &Runtime, backend: impl LockBackend) {
     let locks = Locks::new(backend);
     let mut group = criterion.benchmark_group(name);
     pair(&mut group, runtime, &locks);

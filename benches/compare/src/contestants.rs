@@ -18,6 +18,7 @@ pub(crate) fn uncontended(to: &mut impl Enter) {
     to.enter::<ours::OnRedis>();
     to.enter::<raw::Fred>();
     to.enter::<raw::OurScriptsByFred>();
+    to.enter::<ours::OnFred>();
     to.enter::<rivals::Rslock>();
     to.enter::<rivals::DistributedLock>();
 }
@@ -27,6 +28,7 @@ pub(crate) fn contended(to: &mut impl Enter) {
     to.enter::<rivals::Rslock>();
     to.enter::<rivals::RslockEvery<10>>();
     to.enter::<ours::OnRedis>();
+    to.enter::<ours::OnFred>();
     to.enter::<rivals::DistributedLock>();
     to.enter::<rivals::DistributedLock<2>>();
 }
@@ -36,6 +38,7 @@ pub(crate) fn passed(to: &mut impl Enter) {
     to.enter::<keeper::Told>();
     to.enter::<Again<keeper::Told>>();
     to.enter::<ours::OnRedis>();
+    to.enter::<ours::OnFred>();
     to.enter::<rivals::Rslock>();
     to.enter::<rivals::RslockEvery<5>>();
     to.enter::<rivals::DistributedLock<2>>();
@@ -47,6 +50,7 @@ pub(crate) fn renewing(to: &mut impl Enter) {
     to.enter::<keeper::Kept<false>>();
     to.enter::<keeper::Kept<true>>();
     to.enter::<ours::OnRedis>();
+    to.enter::<ours::OnFred>();
 }
 
 /// Whoever remembers what it holds.
@@ -54,6 +58,7 @@ pub(crate) fn held(to: &mut impl Enter) {
     to.enter::<raw::Redis>();
     to.enter::<ours::OnRedisUnrenewed>();
     to.enter::<ours::OnRedis>();
+    to.enter::<ours::OnFred>();
     to.enter::<rivals::Rslock>();
     to.enter::<rivals::DistributedLock>();
 }

@@ -24,6 +24,9 @@ pub(crate) struct Entry {
 const RAW: &str = "raw redis-rs";
 const OURS: &str = "fencelock (redis)";
 const OUR_SCRIPTS: &str = "our scripts, raw redis-rs";
+const RAW_FRED: &str = "raw fred";
+const OURS_ON_FRED: &str = "fencelock (fred)";
+const OUR_SCRIPTS_BY_FRED: &str = "our scripts, raw fred";
 const MEMORY: &str = "fencelock (memory)";
 const CPU: &str = "CPU a pair, us";
 const CHANGES: &str = "owner changes a second";
@@ -47,6 +50,9 @@ pub(crate) const SUITE: &[Entry] = &[
             Goal::of(OURS, TIME, AtMost(1.15)).over(RAW),
             Goal::of(OURS, CPU, AtMost(1.25)).over(RAW),
             Goal::of(OURS, "commands a pair", AtMost(2.0)),
+            Goal::of(OURS_ON_FRED, TIME, AtMost(1.05)).over(OUR_SCRIPTS_BY_FRED),
+            Goal::of(OURS_ON_FRED, TIME, AtMost(1.15)).over(RAW_FRED),
+            Goal::of(OURS_ON_FRED, CPU, AtMost(1.25)).over(RAW_FRED),
         ],
     },
     Entry {
@@ -62,6 +68,9 @@ pub(crate) const SUITE: &[Entry] = &[
             Goal::of(OURS, PAIRS, AtLeast(0.7)).over(RAW),
             Goal::of(OURS, PAIRS, AtLeast(0.9)).over(OUR_SCRIPTS),
             Goal::of(OURS, CPU, AtMost(1.5)).over(RAW),
+            Goal::of(OURS_ON_FRED, PAIRS, AtLeast(0.7)).over(RAW_FRED),
+            Goal::of(OURS_ON_FRED, PAIRS, AtLeast(0.9)).over(OUR_SCRIPTS_BY_FRED),
+            Goal::of(OURS_ON_FRED, CPU, AtMost(1.5)).over(RAW_FRED),
         ],
     },
     Entry {

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fencelock::{
-    AcquireRequest, Attempt, LockBackend, LockGuard, LockKey, Locks, MemoryBackend, Owner,
-    Ownership, RedisBackend, Released, RenewalPolicy,
+    AcquireRequest, Attempt, FredBackend, LockBackend, LockGuard, LockKey, Locks, MemoryBackend,
+    Owner, Ownership, RedisBackend, Released, RenewalPolicy,
 };
 
 use crate::client::{Client, Target};
@@ -50,7 +50,34 @@ impl Client for OnRedis {
     }
 }
 
-/// The same, whose locks are not renewed.
+/// fencelock with `fred`.
+#[derive(Clone)]
+pub(crate) struct OnFred(Locks);
+
+impl Client for OnFred {
+    type Held = LockGuard;
+
+    const SENDS: &[&str] = OnRedis::SENDS;
+
+    fn name() -> String {
+        "fencelock (fred)".to_owned()
+    }
+
+    async fn connect(target: &Target) -> Self {
+        let backend = FredBackend::connect(&target.url).await;
+        Self(locks(backend.expect("a connection"), target))
+    }
+
+    async fn take(&self, key: &str) -> LockGuard {
+        take(&self.0, key).await
+    }
+
+    async fn give_back(&self, guard: LockGuard) {
+        give_back(guard).await;
+    }
+}
+
+/// fencelock with `redis`, whose locks are not renewed.
 #[derive(Clone)]
 pub(crate) struct OnRedisUnrenewed(Locks);
 

@@ -93,10 +93,11 @@ fn names(keys: Keys, task: usize) -> Vec<String> {
 }
 
 async fn hold<C: Client>(client: &C, count: usize) -> Vec<C::Held> {
+    // Contestants hold beside each other, and those of an earlier size may not have let go yet.
+    let whose = fastrand::u64(..);
     let mut held = Vec::with_capacity(count);
     for key in 0..count {
-        // Two contestants hold beside each other.
-        held.push(client.take(&format!("compare:{}:{key}", C::name())).await);
+        held.push(client.take(&format!("compare:held:{whose}:{key}")).await);
     }
     held
 }
