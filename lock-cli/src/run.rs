@@ -110,16 +110,7 @@ async fn hold(run: &Run, guard: LockGuard, signals: &mut Signals) -> Result<u8, 
         running.until(deadline(&guard)).await?;
         let left = guard.remaining().saturating_sub(grace);
         if left.is_zero() {
-            // The lock knows of its limit in a grace's time only.
-            let over = |limit| start.elapsed().saturating_add(grace).saturating_add(look) >= limit;
-            let why = match guard.check() {
-                Err(error) => error.to_string(),
-                Ok(()) if run.hold_at_most.is_some_and(over) => {
-                    "it was held for as long as --hold-at-most allows".into()
-                }
-                Ok(()) => "it could not be renewed in time".into(),
-            };
-            break Outcome::Lost(why);
+            break Outcome::Lost(why_lost(run, &guard, &start));
         }
         select! {
             biased;
@@ -148,13 +139,30 @@ async fn hold(run: &Run, guard: LockGuard, signals: &mut Signals) -> Result<u8, 
             return Ok(code);
         }
         Outcome::Ended(_) => {
-            complain(&"lost the lock: the command was ended, or was over too late to know");
+            let why = why_lost(run, &guard, &start);
+            complain(&format_args!(
+                "lost the lock: {why}; the command was ended, or was over too late to know"
+            ));
         }
         Outcome::Lost(_) => {}
     }
     // It may still be ours at the store.
     let _ = guard.release().await;
     Ok(exit::LOST)
+}
+
+/// Why a command is ended that has run since `start`.
+fn why_lost(run: &Run, guard: &LockGuard, start: &Moment) -> String {
+    // The lock itself knows of its limit only a grace later; the enforcer, which does not know it, may be a look ahead.
+    let early = run.grace().saturating_add(LOOK.1);
+    let over = |limit| start.elapsed().saturating_add(early) >= limit;
+    match guard.check() {
+        _ if run.hold_at_most.is_some_and(over) => {
+            "it was held for as long as --hold-at-most allows".into()
+        }
+        Err(error) => error.to_string(),
+        Ok(()) => "it could not be renewed in time".into(),
+    }
 }
 
 async fn give_back(run: &Run, guard: LockGuard, code: u8) {

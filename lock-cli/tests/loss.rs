@@ -80,8 +80,10 @@ fn a_lock_that_somebody_removed_ends_the_command_at_the_next_renewal() {
 #[test]
 fn a_limit_of_the_hold_ends_the_command() {
     let stage = Stage::new();
-    let tool = Tool::start(stage.run("--ttl 3s --hold-at-most 4s", POLITE));
-    assert_eq!(tool.code(), 79);
+    let output = Tool::start(stage.run("--ttl 3s --hold-at-most 4s", POLITE)).output();
+    assert_eq!(output.status.code(), Some(79));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("--hold-at-most"), "{said}");
     assert_eq!(stage.read("asked"), "asked");
     assert!(!stage.is_held());
 }
