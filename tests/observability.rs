@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use fencelock::{
     BackendCall, BackendError, LockBackend, LockError, LockGuard, Locks, LossReason, MemoryBackend,
-    Observed, RetryPolicy,
+    Observed, PassingOn, RetryPolicy,
 };
 use lock_testkit::{Effect, Op, Scripted};
 use metrics_util::debugging::{DebugValue, DebuggingRecorder};
@@ -260,6 +260,42 @@ async fn what_is_dropped_is_told_too() {
     let text = log.text();
     assert!(text.contains("outcome=\"cancelled\""), "{text}");
     assert!(text.contains("outcome=\"released\""), "{text}");
+}
+
+#[test]
+fn a_lock_that_is_passed_on_is_counted_as_such() {
+    let recorder = DebuggingRecorder::new();
+    let snapshotter = recorder.snapshotter();
+    let backend = Scripted::honest();
+    metrics::with_local_recorder(&recorder, || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            // However long a busy machine takes.
+            let passing = PassingOn::default().within(Duration::from_secs(3600));
+            let lock = Locks::new(backend.clone()).lock("k");
+            let lock = lock.with_passing_on(passing);
+            let guard = lock.acquire().await.unwrap();
+            let waits = async || lock.acquire().await.unwrap().release().await.unwrap();
+            tokio::join!(waits(), waits(), async { guard.release().await.unwrap() });
+        });
+    });
+    let mut released = BTreeMap::new();
+    for (key, _, _, value) in snapshotter.snapshot().into_vec() {
+        let (key, DebugValue::Counter(count)) = (key.key(), value) else {
+            continue;
+        };
+        if key.name() == "fencelock_releases_total" {
+            let outcome = key.labels().next().unwrap().value().to_owned();
+            released.insert(outcome, count);
+        }
+    }
+    let expected = [("passed_on".to_owned(), 1), ("released".to_owned(), 2)];
+    assert_eq!(released, BTreeMap::from(expected));
+    assert_eq!(backend.calls_of(Op::Release).len(), 2);
 }
 
 #[tokio::test(start_paused = true)]

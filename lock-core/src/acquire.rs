@@ -12,7 +12,7 @@ use crate::error::{BackendError, LockError, LossReason};
 use crate::guard::LockGuard;
 use crate::key::LockKey;
 use crate::lease::Lease;
-use crate::line::{Entered, Found, Head};
+use crate::line::{Entered, Found, Head, Wants};
 use crate::observe;
 use crate::owner::Owner;
 use crate::policy::{LockOptions, Terms, validity};
@@ -138,13 +138,20 @@ impl Acquirer {
             let timed_out = |holder| waiting.give_up(Last::Busy(holder, None));
             Entered::Head(self.enter_at_once().map_err(timed_out)?)
         } else {
-            Head::or_stand(&self.store, &self.key, now, op_timeout)
+            Head::or_stand(&self.store, &self.key, now, op_timeout, self.wants())
         };
         loop {
-            let head = match entered {
+            let mut head = match entered {
                 Entered::Head(head) => head,
                 Entered::Stands(standing) => waiting.until_turn(standing).await?,
             };
+            if let Some(lease) = head.passed.take() {
+                match self.receive(head, lease).await {
+                    Ok(guard) => return Ok(guard),
+                    Err(again) => entered = again?,
+                }
+                continue;
+            }
             let (outcome, head) = self.attempt(Some(head), None).await;
             let last = match outcome {
                 Outcome::Granted(guard) => return Ok(guard),
@@ -159,8 +166,57 @@ impl Acquirer {
             entered = if head.promise(Moment::now(), op_timeout, false) {
                 Entered::Head(head)
             } else {
-                head.stand_again(op_timeout)
+                head.stand_again(op_timeout, self.wants())
             };
+        }
+    }
+
+    /// Takes a lease that was passed on. If that fails, the line is stood in again, unless no retry mends it.
+    async fn receive(
+        &self,
+        mut head: Head,
+        lease: Arc<Lease>,
+    ) -> Result<LockGuard, Result<Entered, LockError>> {
+        let op_timeout = self.terms.op_timeout;
+        let claimed = if lease.fits(&self.wants()) {
+            lease.claim(&self.renewer, &self.key, self.terms)
+        } else {
+            None
+        };
+        let Some(claimed) = claimed else {
+            head.passed = Some(lease);
+            return Err(Ok(head.stand_again(op_timeout, self.wants())));
+        };
+        let rank = head.rank();
+        claimed.start_renewing();
+        claimed.hold(head);
+        let guard = LockGuard::new(Arc::clone(&claimed));
+        if claimed.has_enough() {
+            return Ok(guard);
+        }
+        let error = match claimed.renew_in_full().await {
+            Ok(()) if claimed.validity_left() >= self.terms.min_validity => return Ok(guard),
+            Ok(()) => LockError::Late {
+                key: self.key.clone(),
+                remaining: claimed.validity_left(),
+            },
+            Err(error) => error,
+        };
+        let is_lost = matches!(error, LockError::Lost { .. });
+        if !is_lost && !error.is_retryable() {
+            return Err(Err(error));
+        }
+        let again = Head::stand(&self.store, &self.key, rank, op_timeout, self.wants());
+        claimed.release_in_background(LossReason::Released);
+        Err(Ok(again))
+    }
+
+    /// What it takes for a lease to be passed on to it.
+    fn wants(&self) -> Wants {
+        Wants {
+            ttl: self.terms.ttl,
+            label: self.options.shared_label(),
+            passing: self.terms.passing,
         }
     }
 
@@ -246,9 +302,16 @@ async fn call(
     let asked = Moment::now();
     let compensation =
         Compensation::of_attempt(&store, &renewer, &key, &owner, terms.op_timeout, terms.ttl);
+    let is_followed = head.as_ref().is_some_and(Head::is_followed);
+    let tokens = if is_followed {
+        terms.passing.tokens()
+    } else {
+        1
+    };
     let at_store = head.as_ref().and_then(|head| head.at_store.as_deref());
     let place = at_store.and_then(|at_store| at_store.place.as_ref());
     let request = AcquireRequest::new(&key, &owner, terms.ttl)
+        .with_tokens(tokens)
         .with_place(place.map(|kept| &kept.place))
         .with_from(from.as_ref());
     let answer = timer::timeout(terms.op_timeout, store.backend.try_acquire(request)).await;
@@ -263,7 +326,8 @@ async fn call(
             if let Some(at_store) = head.as_mut().and_then(|head| head.at_store.as_mut()) {
                 KeptPlace::spend(&mut at_store.place);
             }
-            let remaining = validity(terms.ttl).saturating_sub(asked.elapsed());
+            let now = Moment::now();
+            let remaining = validity(terms.ttl).saturating_sub(asked.until(&now));
             if store.is_closed() {
                 Outcome::Failed {
                     error: LockError::Closed { key },
@@ -277,7 +341,7 @@ async fn call(
                 }
             } else {
                 let fencing = grant.fencing;
-                let lease = Lease::new(&store, &renewer, key, owner, fencing, terms, asked);
+                let lease = Lease::new(&store, &renewer, key, owner, fencing, terms, asked, now);
                 compensation.settle();
                 lease.start_renewing();
                 if let Some(head) = head.take() {

@@ -150,8 +150,9 @@ impl LockGuard {
         self.lease.renew_for(ttl).await
     }
 
-    /// Gives the lock back and says what was found: [`Released::Released`] if it was held until now. Takes one op
-    /// timeout at the most.
+    /// Gives the lock back and says what was found: [`Released::Released`] if it was held until now. The next in line of
+    /// this process has it at once, without the store being asked, as far as [`PassingOn`](crate::PassingOn) lets it.
+    /// Takes one op timeout at the most.
     ///
     /// # Errors
     ///
@@ -165,10 +166,12 @@ impl LockGuard {
     pub fn release(mut self) -> impl Future<Output = Result<Released, LockError>> + Send + use<> {
         // Also if the future is dropped before it is polled.
         self.policy = GuardPolicy::Release;
-        async move { self.lease.release(LossReason::Released).await }
+        async move { self.lease.release().await }
     }
 
-    /// Stops renewing and leaves the entry to its ttl, whatever the policy is: nobody gets the lock before.
+    /// Stops renewing and leaves the entry to its ttl, whatever the policy is: nobody gets the lock before, not the next in
+    /// line either. The entry ends with the deadline of this guard and the drift: if a renewal was not answered, or is under
+    /// way, and may have made it last longer, it is cut back in the background, where the backend can.
     pub fn leave_to_expire(self) {
         self.lease.leave_to_expire();
     }
@@ -290,7 +293,7 @@ impl LockGuard {
 impl Drop for LockGuard {
     fn drop(&mut self) {
         match self.policy {
-            GuardPolicy::Release => self.lease.release_in_background(LossReason::Released),
+            GuardPolicy::Release => self.lease.let_go(),
             GuardPolicy::LeaveToExpire => self.lease.leave_to_expire(),
         }
     }

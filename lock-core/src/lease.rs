@@ -20,11 +20,13 @@ use crate::timer;
 
 mod close;
 mod operation;
+mod passing;
 mod state;
 mod turn;
 
 pub use close::Released;
 pub(crate) use operation::Operation;
+use passing::Series;
 use state::{Locked, State, left};
 pub(crate) use turn::Turn;
 
@@ -39,7 +41,9 @@ pub(crate) struct Lease {
     renewer: Arc<Renewer>,
     key: LockKey,
     owner: Owner,
+    /// The guard's own token is the first; the rest is for those that it may be passed on to.
     fencing: Option<FencingRange>,
+    series: Series,
     terms: Terms,
     /// One renewal, extension or hand-over at a time.
     operation: Semaphore,
@@ -49,7 +53,8 @@ pub(crate) struct Lease {
 }
 
 impl Lease {
-    /// A lease whose request was sent at `asked`. Not linked to its renewer yet.
+    /// A lease whose request was sent at `asked` and answered at `now`. Not linked to its renewer yet.
+    #[allow(clippy::too_many_arguments, reason = "what a grant consists of")]
     pub(crate) fn new(
         store: &Arc<Store>,
         renewer: &Arc<Renewer>,
@@ -58,6 +63,7 @@ impl Lease {
         fencing: Option<FencingRange>,
         terms: Terms,
         asked: Moment,
+        now: Moment,
     ) -> Arc<Self> {
         Arc::new(Self {
             store: Arc::clone(store),
@@ -65,24 +71,11 @@ impl Lease {
             key,
             owner,
             fencing,
+            series: Series::new(now),
             terms,
             operation: Semaphore::new(1),
             changed: Notify::new(),
-            state: Mutex::new(State {
-                granted: asked,
-                asked,
-                ttl: terms.ttl,
-                deadline: asked.after(validity(terms.ttl)),
-                latest: asked.after(terms.ttl),
-                frozen: false,
-                uncertain: false,
-                progress: asked,
-                ended: None,
-                closed: false,
-                link: None,
-                alone: false,
-                spot: None,
-            }),
+            state: Mutex::new(State::new(asked, terms.ttl, asked)),
         })
     }
 
@@ -152,11 +145,11 @@ impl Lease {
         self.state().deadline
     }
 
-    /// What others hear of the holder while there is one.
+    /// What others hear of the holder while there is one, or is about to be one again.
     pub(crate) fn as_holder(&self) -> Option<Holder> {
         let state = self.state();
         let now = Moment::now();
-        if state.remaining(&self.terms, now).is_zero() {
+        if state.remaining(&self.terms, now).is_zero() && !state.on_offer {
             return None;
         }
         let holder = Holder::new()

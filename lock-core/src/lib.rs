@@ -28,7 +28,8 @@
 //!    that are due, together. A renewal without an answer changes nothing: the clock decides.
 //! 4. *Lost.* Somebody else's entry, no entry, or the deadline end a lease for good, with a [`LossReason`].
 //!    [`LockGuard::is_held`] compares clocks and needs no task of ours to have run.
-//! 5. *Given back.* [`LockGuard::release`] runs in the caller. What must outlive its caller goes to the runtime on which the
+//! 5. *Given back.* To the next in line of the process, with a fencing token of its own and without asking the store, if that
+//!    is in order and others had their turn ([`PassingOn`]); otherwise to the store. [`LockGuard::release`] runs in the caller. What must outlive its caller goes to the runtime on which the
 //!    lock was taken: the release of a dropped guard, of an attempt that was dropped, and of one whose outcome nobody knows.
 //!
 //! A call to the store that was begun is finished, also when its caller is dropped. Each has a timeout.
@@ -44,6 +45,7 @@
 //! | How is one attempt made? | `acquire.rs` |
 //! | How is a lock waited for? | `acquire/waiting.rs`; what a waiter has at the store: `acquire/at_store.rs`, `acquire/place.rs` |
 //! | Who of a process may ask the store? | `line.rs` |
+//! | How does it go from task to task without the store? | `policy/passing.rs` ([`PassingOn`]), `lease/passing.rs` |
 //! | Is it still mine? | `lease.rs` writes, `lease/state.rs` reckons, `guard.rs` reads |
 //! | When and how is it renewed? | `renewer.rs` (whose turn), `lease/turn.rs` (what to do), `lease/operation.rs` (one at a time) |
 //! | How does it end? | `lease/close.rs` |
@@ -118,5 +120,7 @@ pub use lock::{DistributedLock, Lock};
 pub use locks::Locks;
 pub use name::{LockName, NameWriter};
 pub use owner::{MAX_LABEL_BYTES, Owner};
-pub use policy::{Delays, GuardPolicy, LockOptions, MAX_TTL, MIN_TTL, RenewalPolicy, RetryPolicy};
+pub use policy::{
+    Delays, GuardPolicy, LockOptions, MAX_TTL, MIN_TTL, PassingOn, RenewalPolicy, RetryPolicy,
+};
 pub use ticket::Ticket;

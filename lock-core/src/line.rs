@@ -13,23 +13,27 @@
 //! ```text
 //!            enter                 granted                  released, lost, expired
 //! (no line) ───────▶ Asking(head) ─────────▶ Held(lease) ────────────────────────────┐
-//!                      ▲    │ gives up, dropped                                      │
-//!                      │    └──────────────────────▶ somebody waits?  ◀──────────────┘
-//!                      │                              │ yes     │ no
-//!                      └───────── takes it ── Offered(waiter)  (no line)
+//!                      ▲    │ gives up, dropped    ▲  │                              │
+//!                      │    └──────────────────────│──│──▶ somebody waits?  ◀────────┘
+//!                      │                   takes it│  │passed on   │ yes     │ no
+//!                      │                  Offered(waiter, lease)   ▼      (no line)
+//!                      └───────── takes it ────────────── Offered(waiter)
 //! ```
 //!
 //! - *Asking*: a [`Head`] attempts, or waits at the store. It says by when it looks again.
 //! - *Held*: the head was granted, and is kept in the [`Lease`] until its entry was released, or the lease is lost. A local
 //!   attempt is answered busy, in the name of the lease, while that is valid.
-//! - *Offered*: the head went, and the first in line was woken to become the next.
+//! - *Offered*: the head went, and the first in line was woken to become the next; or the holder let go, and with the turn
+//!   its lease is on offer, so that the store need not be asked (`lease/passing.rs`).
 //!
 //! Each stage has a number of its own. A head whose number is not the line's any more (see below) has no say.
 //!
 //! # Who wakes whom
 //!
 //! The end of a head wakes the first in line, and a waiter that leaves with the turn on offer to it wakes the next. A
-//! shutdown wakes all. Nobody else is woken, and nothing here has a task or a timer of its own.
+//! shutdown wakes all. Nobody else is woken, and nothing here has a task or a timer of its own. (The renewer looks at a
+//! lease that is on offer after the claim time: alone in line, a waiter that nobody polls would keep it from other
+//! processes.)
 //!
 //! # Who holds nobody up
 //!
@@ -49,11 +53,11 @@
 //! # What the next head inherits
 //!
 //! What the head had at the store ([`AtStore`]): its subscription, so that a key in line has one, and its place in the
-//! store's line.
+//! store's line. Now and then it also has to rest before it asks, so that other processes get their turn (`run.rs`).
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::sync::{Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::Waker;
 use std::time::Duration;
 
@@ -64,18 +68,20 @@ use crate::error::LockError;
 use crate::key::LockKey;
 use crate::lease::Lease;
 use crate::observe::contained;
-use crate::policy::MIN_DELAY;
+use crate::policy::{MIN_DELAY, PassingOn};
 
 mod head;
 mod queue;
+mod run;
 mod standing;
 
 pub(crate) use head::{Entered, Found, Head, Spot};
 use queue::Queue;
+use run::Run;
 pub(crate) use standing::Standing;
 
 /// How long the turn is on offer to one waiter before others may take it.
-const CLAIM: Duration = Duration::from_millis(250);
+pub(crate) const CLAIM: Duration = Duration::from_millis(250);
 
 /// Nobody in line looks at it less often.
 const LONGEST_LOOK: Duration = Duration::from_secs(1);
@@ -102,14 +108,31 @@ struct Line {
     queue: Queue,
     /// What the store answered last.
     told: Option<Box<Told>>,
+    /// There as soon as somebody stood in line.
+    run: Option<Box<Run>>,
 }
 
 #[derive(Clone)]
 enum Stage {
     Asking(Promise),
     Held(Weak<Lease>),
-    /// To the waiter of this rank, at that moment.
-    Offered(u64, Moment),
+    Offered(Offer),
+}
+
+/// The turn, on offer to the waiter of rank `to`, and perhaps a lease with it.
+#[derive(Clone)]
+struct Offer {
+    to: u64,
+    since: Moment,
+    lease: Option<Arc<Lease>>,
+}
+
+/// What a waiter wants of a lease that is passed on to it.
+#[derive(Debug, Clone)]
+pub(crate) struct Wants {
+    pub(crate) ttl: Duration,
+    pub(crate) label: Option<Arc<str>>,
+    pub(crate) passing: PassingOn,
 }
 
 /// A head looks again within `patience` from `since` on.
@@ -184,6 +207,9 @@ struct Seen {
 struct Taken {
     turn: u64,
     at_store: Option<Box<AtStore>>,
+    lease: Option<Arc<Lease>>,
+    /// How long to wait before asking, so that others may have it.
+    rest: Duration,
     _wakers: (Option<Waker>, Option<Waker>),
 }
 
@@ -193,6 +219,17 @@ struct Afterwards {
     waker: Option<Waker>,
     _gone: (Option<Line>, Option<Box<AtStore>>),
 }
+
+/// What a waiter leaves behind, once the line is unlocked.
+#[derive(Default)]
+struct Left {
+    taken: Option<Taken>,
+    waker: Option<Waker>,
+    afterwards: Afterwards,
+}
+
+/// Nobody in line takes the lease as it is.
+struct NoTaker;
 
 impl Afterwards {
     fn run(self) {
@@ -252,6 +289,7 @@ impl Shard {
             stage: Stage::Asking(promise),
             queue: Queue::default(),
             told: None,
+            run: None,
         });
         Some(turn)
     }
@@ -261,8 +299,15 @@ impl Shard {
         self.lines.get_mut(key).filter(|line| line.turn == turn)
     }
 
-    /// The head has gone: the next in line is told, and without one there is no line.
-    fn end(&mut self, key: &LockKey, turn: u64, at_store: Option<Box<AtStore>>) -> Afterwards {
+    /// The head has gone: the next in line is told, and without one there is no line. Where nobody else does it, the line
+    /// `rests` now and then.
+    fn end(
+        &mut self,
+        key: &LockKey,
+        turn: u64,
+        at_store: Option<Box<AtStore>>,
+        rests: bool,
+    ) -> Afterwards {
         let number = self.next();
         let Some(line) = self.at(key, turn) else {
             return Afterwards {
@@ -276,32 +321,47 @@ impl Shard {
                 _gone: (self.lines.remove(key), at_store),
             };
         }
+        // First, because it panics where tokio's clock is gone.
+        let now = Moment::now();
         let replaced = std::mem::replace(&mut line.queue.at_store, at_store);
+        let was_held = matches!(line.stage, Stage::Held(_));
+        if let Some(next) = line.queue.first().filter(|_| rests && was_held) {
+            let passing = next.wants.passing;
+            let run = line.run.get_or_insert_with(|| Box::new(Run::new(now)));
+            run.goes_on(passing, now);
+        }
         Afterwards {
-            waker: line.offer(number),
+            waker: line.offer_turn(number, now),
             _gone: (None, replaced),
         }
     }
 
-    /// A waiter has gone.
-    fn leave(&mut self, key: &LockKey, rank: u64) -> (Afterwards, Option<Waker>) {
+    /// A waiter has gone. If a lease was on offer to it, it takes that along, to put it back.
+    fn leave(&mut self, key: &LockKey, rank: u64) -> Left {
         let number = self.next();
+        let mut left = Left::default();
         let Some(line) = self.lines.get_mut(key) else {
-            return Default::default();
+            return left;
         };
-        let waker = line.queue.remove(rank).and_then(|waiter| waiter.waker);
-        let was_offered = matches!(line.stage, Stage::Offered(to, _) if to == rank);
-        let mut afterwards = Afterwards::default();
-        if line.queue.is_empty() {
-            if was_offered {
-                afterwards._gone = (self.lines.remove(key), None);
-            } else {
-                afterwards._gone = (None, line.queue.at_store.take());
+        let offer = match &line.stage {
+            Stage::Offered(offer) if offer.to == rank => {
+                Some((offer.lease.is_some(), Moment::now()))
             }
-        } else if was_offered {
-            afterwards.waker = line.offer(number);
+            Stage::Asking(_) | Stage::Held(_) | Stage::Offered(_) => None,
+        };
+        if let Some((true, now)) = offer {
+            let promise = Promise::asks(now, Duration::ZERO);
+            left.taken = Some(line.take(number, Some(rank), promise));
+            return left;
         }
-        (afterwards, waker)
+        left.waker = line.queue.remove(rank).and_then(|waiter| waiter.waker);
+        match (offer, line.queue.is_empty()) {
+            (Some(_), true) => left.afterwards._gone = (self.lines.remove(key), None),
+            (Some((_, now)), false) => left.afterwards.waker = line.offer_turn(number, now),
+            (None, true) => left.afterwards._gone = (None, line.queue.at_store.take()),
+            (None, false) => {}
+        }
+        left
     }
 
     /// Makes whoever saw the line in this stage, late by so much, its head, unless others may take the turn before.
@@ -318,9 +378,9 @@ impl Shard {
         let line = self.at(key, seen.turn)?;
         let before = rank.unwrap_or(u64::MAX);
         let mut ahead = line.queue.awake_before(before);
-        if let Stage::Offered(to, _) = line.stage {
+        if let Stage::Offered(offer) = &line.stage {
             // It has its chance already.
-            let counts = to < before && line.queue.is_awake(to);
+            let counts = offer.to < before && line.queue.is_awake(offer.to);
             ahead = ahead.saturating_sub(usize::from(counts));
         }
         if late < CLAIM.saturating_mul(doublings(ahead)) {
@@ -342,7 +402,7 @@ impl Shard {
         let Some(line) = self.lines.get_mut(key) else {
             return Err(waker);
         };
-        if matches!(line.stage, Stage::Offered(to, _) if to == rank) {
+        if matches!(&line.stage, Stage::Offered(offer) if offer.to == rank) {
             let mut taken = line.take(turn, Some(rank), promise());
             taken._wakers.1 = waker;
             return Ok(taken);
@@ -361,26 +421,55 @@ impl Shard {
 impl Line {
     fn take(&mut self, turn: u64, rank: Option<u64>, promise: Promise) -> Taken {
         self.turn = turn;
-        self.stage = Stage::Asking(promise);
+        let lease = match std::mem::replace(&mut self.stage, Stage::Asking(promise)) {
+            Stage::Offered(offer) => offer.lease,
+            Stage::Asking(_) | Stage::Held(_) => None,
+        };
         let waiter = rank.and_then(|rank| self.queue.remove(rank));
+        let rest = |run: &mut Box<Run>| run.take_rest(promise.since);
         Taken {
             turn,
             at_store: self.queue.at_store.take(),
+            lease,
+            rest: self.run.as_mut().map_or(Duration::ZERO, rest),
             _wakers: (waiter.and_then(|waiter| waiter.waker), None),
         }
     }
 
     /// Offers the turn to the next in line, whose waker is returned.
-    fn offer(&mut self, turn: u64) -> Option<Waker> {
+    fn offer_turn(&mut self, turn: u64, now: Moment) -> Option<Waker> {
         let next = self.queue.first()?;
         self.turn = turn;
-        self.stage = Stage::Offered(next.rank, Moment::now());
+        self.stage = Stage::Offered(Offer {
+            to: next.rank,
+            since: now,
+            lease: None,
+        });
         next.waker.take()
     }
 
+    /// Offers the turn with `lease` to the next in line, if it does not sleep and `fits` what it wants.
+    fn offer_lease(
+        &mut self,
+        turn: u64,
+        lease: &Arc<Lease>,
+        now: Moment,
+        fits: impl FnOnce(&Wants) -> bool,
+    ) -> Result<Option<Waker>, NoTaker> {
+        let next = self.queue.first().filter(|next| !next.sleeps);
+        let next = next.filter(|next| fits(&next.wants)).ok_or(NoTaker)?;
+        self.turn = turn;
+        self.stage = Stage::Offered(Offer {
+            to: next.rank,
+            since: now,
+            lease: Some(Arc::clone(lease)),
+        });
+        Ok(next.waker.take())
+    }
+
     fn seen(&self, rank: Option<u64>) -> Seen {
-        let missed = match self.stage {
-            Stage::Offered(to, _) => !self.queue.is_awake(to),
+        let missed = match &self.stage {
+            Stage::Offered(offer) => !self.queue.is_awake(offer.to),
             Stage::Asking(_) | Stage::Held(_) => false,
         };
         Seen {
@@ -404,7 +493,7 @@ impl Seen {
                 (promise.since, limit.min(own))
             }
             Stage::Offered(..) if self.missed => return Ok(Duration::MAX),
-            Stage::Offered(_, since) => (*since, CLAIM),
+            Stage::Offered(offer) => (offer.since, CLAIM),
             Stage::Held(lease) => {
                 let Some(lease) = lease.upgrade() else {
                     return Ok(Duration::MAX);
@@ -430,12 +519,13 @@ impl Seen {
         left.clamp(MIN_DELAY, usual.min(LONGEST_LOOK))
     }
 
-    /// The holder, if it is a guard of this process that is valid.
+    /// The holder, if it is a guard of this process that is valid, or about to be made.
     fn local_holder(&self) -> Option<Holder> {
-        let Stage::Held(lease) = &self.stage else {
-            return None;
-        };
-        lease.upgrade()?.as_holder()
+        match &self.stage {
+            Stage::Asking(_) => None,
+            Stage::Held(lease) => lease.upgrade()?.as_holder(),
+            Stage::Offered(offer) => offer.lease.as_ref()?.as_holder(),
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use crate::guard::LockGuard;
 use crate::key::LockKey;
 use crate::locks::option_setters;
 use crate::name::LockName;
-use crate::policy::{GuardPolicy, LockOptions, RenewalPolicy, RetryPolicy};
+use crate::policy::{GuardPolicy, LockOptions, PassingOn, RenewalPolicy, RetryPolicy};
 use crate::shield::Shield;
 use crate::store::Store;
 use crate::timer;

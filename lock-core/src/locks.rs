@@ -7,11 +7,11 @@ use std::time::Duration;
 use crate::acquire::Acquirer;
 use crate::backend::LockBackend;
 use crate::clock::Moment;
-use crate::error::{LockError, LossReason};
+use crate::error::LockError;
 use crate::guard::LockGuard;
 use crate::lock::DistributedLock;
 use crate::name::LockName;
-use crate::policy::{GuardPolicy, LockOptions, RenewalPolicy, RetryPolicy};
+use crate::policy::{GuardPolicy, LockOptions, PassingOn, RenewalPolicy, RetryPolicy};
 use crate::store::Store;
 use crate::ticket::Ticket;
 use crate::timer;
@@ -50,6 +50,13 @@ macro_rules! option_setters {
         #[must_use]
         pub fn with_guard(self, guard: GuardPolicy) -> Self {
             self.map_options(|options| options.with_guard(guard))
+        }
+
+        /// Whether and how often the lock goes straight to the next in line of this process when it is released. Default:
+        /// at most 64 times, within 5 ms.
+        #[must_use]
+        pub fn with_passing_on(self, passing: PassingOn) -> Self {
+            self.map_options(|options| options.with_passing_on(passing))
         }
 
         /// A label that others see while this holds the lock: see [`LockOptions::with_label`]. Default: none.
@@ -212,7 +219,7 @@ impl Locks {
             let leases = self.store.leases();
             let found = !leases.is_empty();
             for lease in leases {
-                lease.release_in_background(LossReason::ShutDown);
+                lease.shut_down();
             }
             let left = SHUTDOWN_LIMIT.saturating_sub(start.elapsed());
             if !self.idle_within(left).await {

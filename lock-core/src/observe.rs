@@ -105,6 +105,16 @@ fn lost(key: &LockKey, held: Duration, reason: LossReason) {
     metrics::counter!("fencelock_losses_total", "reason" => reason_name(reason)).increment(1);
 }
 
+/// A lease went to the next in line.
+pub(crate) fn passed_on(key: &LockKey) {
+    contained(|| {
+        #[cfg(feature = "tracing")]
+        tracing::debug!(target: "fencelock", %key, outcome = "passed_on", "release");
+        #[cfg(feature = "metrics")]
+        metrics::counter!("fencelock_releases_total", "outcome" => "passed_on").increment(1);
+    });
+}
+
 /// A release failed, and there are too many like it to go on with all of them.
 pub(crate) fn left_to_expire(key: &LockKey) {
     contained(|| {

@@ -77,6 +77,15 @@ impl Owner {
         Self::label_in(&self.text)
     }
 
+    /// Whether this owner, made by [`fresh`](Self::fresh), has this label, or none.
+    pub(crate) fn has_label(&self, label: Option<&str>) -> bool {
+        match (self.text.get(TOKEN_CHARS..), label) {
+            (Some(rest), Some(label)) => rest.strip_prefix(':') == Some(label),
+            (rest, None) => rest.is_none_or(str::is_empty),
+            (None, Some(_)) => false,
+        }
+    }
+
     /// The label in a value found in a store, if the value is an owner of ours that has one. A value that
     /// others wrote has none: it is their token.
     #[must_use]
@@ -168,6 +177,27 @@ mod tests {
             );
         }
         assert!(Owner::fresh(Some(&"x".repeat(128))).is_ok());
+    }
+
+    #[test]
+    fn an_owner_has_its_label_and_no_other() {
+        for label in [None, Some("me"), Some("a:b")] {
+            let owner = Owner::fresh(label).unwrap();
+            for other in [
+                None,
+                Some("me"),
+                Some("m"),
+                Some("me2"),
+                Some("a:b"),
+                Some(""),
+            ] {
+                assert_eq!(
+                    owner.has_label(other),
+                    label == other,
+                    "{label:?} {other:?}"
+                );
+            }
+        }
     }
 
     #[test]

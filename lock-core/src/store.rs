@@ -64,6 +64,11 @@ impl Store {
         Ok(renewer)
     }
 
+    /// Whether who has a lock again and again has to see that others get it.
+    pub(crate) fn rests(&self) -> bool {
+        self.wakeups.is_some() && !self.capabilities.order
+    }
+
     /// All leases that are held now.
     pub(crate) fn leases(&self) -> Vec<Arc<Lease>> {
         let renewers = self.renewers.lock().unwrap_or_else(PoisonError::into_inner);

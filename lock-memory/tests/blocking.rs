@@ -15,10 +15,11 @@ use std::time::{Duration, Instant};
 
 use lock_core::{
     BackendCall, BackendError, Capabilities, GuardPolicy, LockError, LockOptions, LossReason,
-    MockLockBackend, Observed, Released, blocking,
+    MockLockBackend, Observed, PassingOn, Released, blocking,
 };
 use lock_memory::MemoryBackend;
 use lock_memory::lock_core;
+use lock_testkit::{Op, Scripted};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -287,6 +288,72 @@ fn a_lock_that_a_thread_gave_back_is_renewed_by_who_took_it() {
     drop(locks);
     thread::sleep(7 * SECOND);
     assert!(taken.is_held());
+}
+
+/// The lock goes round between threads and tasks, and the store is asked for the first grant only and for the one that found
+/// somebody in line.
+#[test]
+fn a_lock_is_passed_on_between_threads_and_tasks() {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_time()
+        .build()
+        .unwrap();
+    let backend = Scripted::honest();
+    let endless = PassingOn::at_most(1000).within(PATIENCE);
+    let shared = lock_core::Locks::new(backend.clone())
+        .with_passing_on(endless)
+        .with_wait(PATIENCE);
+    let locks = blocking::Locks::new(shared.clone()).unwrap();
+    let first = locks.lock("a").acquire().unwrap();
+    let tokens = Arc::new(Mutex::new(vec![first.fencing_token().unwrap()]));
+    let inside = Arc::new(AtomicU32::new(0));
+    let (mut threads, mut tasks) = (Vec::new(), Vec::new());
+    for n in 0..10 {
+        let (tokens, inside) = (Arc::clone(&tokens), Arc::clone(&inside));
+        let enter = move |token| {
+            assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0);
+            tokens.lock().unwrap().push(token);
+            inside.fetch_sub(1, Ordering::SeqCst);
+        };
+        if n % 2 == 0 {
+            let lock = locks.lock("a");
+            threads.push(thread::spawn(move || {
+                let guard = lock.acquire().unwrap();
+                enter(guard.fencing_token().unwrap());
+                match n % 4 {
+                    0 => drop(guard),
+                    _ => assert_eq!(guard.release().unwrap(), Released::Released),
+                }
+            }));
+        } else {
+            let lock = shared.lock("a");
+            tasks.push(runtime.spawn(async move {
+                let guard = lock.acquire().await.unwrap();
+                enter(guard.fencing_token().unwrap());
+                match n % 4 {
+                    1 => drop(guard),
+                    _ => drop(guard.release().await.unwrap()),
+                }
+            }));
+        }
+        // They come one after the other.
+        thread::sleep(Duration::from_millis(20));
+    }
+    first.release().unwrap();
+    threads
+        .into_iter()
+        .for_each(|thread| thread.join().unwrap());
+    for task in tasks {
+        runtime.block_on(task).unwrap();
+    }
+    wait_until("free", || is_free(&locks, "a"));
+    // Or, on a machine so busy that somebody came late, a few more.
+    assert!(backend.calls_of(Op::Acquire).len() < 6);
+    assert!(backend.calls_of(Op::Release).len() < 6);
+    let tokens = tokens.lock().unwrap();
+    assert_eq!(tokens.len(), 11);
+    assert!(tokens.is_sorted_by(|one, next| one < next), "{tokens:?}");
 }
 
 #[test]

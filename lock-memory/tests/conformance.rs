@@ -2,20 +2,28 @@
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use lock_core::{ForceRelease, LockKey};
+use lock_core::{ForceRelease, LockKey, PassingOn};
 use lock_memory::{MemoryBackend, lock_core};
 use lock_testkit::{Fixture, Gap};
 
-struct Memory<const PAUSED: bool> {
+const ENDLESS: u16 = u16::MAX;
+
+/// In virtual time or not, and passed on so many times, within an hour or the default time.
+struct Memory<const PAUSED: bool, const TIMES: u16 = 64> {
     store: MemoryBackend,
     /// All that were made, to be cut off together.
     clients: Mutex<Vec<MemoryBackend>>,
 }
 
-impl<const PAUSED: bool> Fixture for Memory<PAUSED> {
+impl<const PAUSED: bool, const TIMES: u16> Fixture for Memory<PAUSED, TIMES> {
     type Backend = MemoryBackend;
     const PAUSED: bool = PAUSED;
+    const PASSING_ON: PassingOn = match TIMES {
+        ENDLESS => PassingOn::at_most(ENDLESS).within(Duration::from_secs(3600)),
+        times => PassingOn::at_most(times),
+    };
     const GAPS: &[Gap] = &[
         Gap::Order,
         Gap::SurvivesRestart,
@@ -67,6 +75,14 @@ impl<const PAUSED: bool> Fixture for Memory<PAUSED> {
 
 mod paused {
     lock_testkit::conformance!(super::Memory<true>);
+}
+
+mod never_passed_on {
+    lock_testkit::conformance!(super::Memory<true, 0>);
+}
+
+mod passed_on_for_long {
+    lock_testkit::conformance!(super::Memory<true, { super::ENDLESS }>);
 }
 
 mod real_time {

@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use lock_core::{
-    AcquireRequest, Attempt, LockBackend, LockError, LockKey, LockOptions, Locks, Owner, Released,
-    RenewalPolicy,
+    AcquireRequest, Attempt, LockBackend, LockError, LockKey, LockOptions, Locks, Owner, PassingOn,
+    Released, RenewalPolicy,
 };
 use lock_memory::{MemoryBackend, lock_core};
 use lock_testkit::{History, Violation};
@@ -16,11 +16,17 @@ const TASKS: usize = 16;
 const ROUNDS: usize = 200;
 const KEYS: [&str; 3] = ["a", "b", "c"];
 
-/// Sixteen tasks, each with a client of its own, take one of three locks two hundred times and hold it for up to 2 ms.
-async fn sixteen_tasks_take_three_locks(history: &History, options: &LockOptions) {
+/// Sixteen tasks in so many processes take one of three locks two hundred times and hold it for up to 2 ms.
+async fn sixteen_tasks_take_three_locks(
+    history: &History,
+    options: &LockOptions,
+    processes: usize,
+) {
     let (backend, mut tasks) = (MemoryBackend::new(), JoinSet::new());
-    for task in 0..TASKS {
-        let locks = Locks::new(backend.clone()).with_options(options.clone());
+    let processes: Vec<_> = (0..processes)
+        .map(|_| Locks::new(backend.clone()).with_options(options.clone()))
+        .collect();
+    for (task, locks) in (0..TASKS).zip(processes.iter().cycle().cloned()) {
         let history = history.clone();
         tasks.spawn(async move {
             for round in 0..ROUNDS {
@@ -47,13 +53,39 @@ async fn sixteen_tasks_take_three_locks(history: &History, options: &LockOptions
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn holds_in_real_time_do_not_overlap_and_tokens_rise() {
     let options = LockOptions::default().with_wait(Duration::from_secs(120));
-    sixteen_tasks_take_three_locks(&History::new(), &options).await;
+    sixteen_tasks_take_three_locks(&History::new(), &options, TASKS).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn holds_in_virtual_time_do_not_overlap_and_tokens_rise() {
     let options = LockOptions::default().with_wait(Duration::from_secs(3600));
-    sixteen_tasks_take_three_locks(&History::in_paused_time(), &options).await;
+    sixteen_tasks_take_three_locks(&History::in_paused_time(), &options, TASKS).await;
+}
+
+/// Between tasks of one process or a few, with passing on, without a bound on it, and without it.
+fn passing_on() -> impl Iterator<Item = (LockOptions, usize)> {
+    let endless = PassingOn::at_most(u16::MAX).within(Duration::from_secs(3600));
+    let each = [PassingOn::default(), endless, PassingOn::never()];
+    each.into_iter().flat_map(|passing| {
+        let options = LockOptions::default()
+            .with_wait(Duration::from_secs(3600))
+            .with_passing_on(passing);
+        [(options.clone(), 1), (options, 3)]
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn holds_that_go_from_hand_to_hand_in_real_time_do_not_overlap_and_tokens_rise() {
+    for (options, processes) in passing_on() {
+        sixteen_tasks_take_three_locks(&History::new(), &options, processes).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn holds_that_go_from_hand_to_hand_in_virtual_time_do_not_overlap_and_tokens_rise() {
+    for (options, processes) in passing_on() {
+        sixteen_tasks_take_three_locks(&History::in_paused_time(), &options, processes).await;
+    }
 }
 
 /// Holders that outlive their ttl, as if their processes had stood still: the next takes over, and nobody overlaps.

@@ -91,6 +91,8 @@ struct State {
     resends: bool,
     latency: Option<Duration>,
     loses_wakeups: bool,
+    /// Nothing happens to a call, and it leaves no trace.
+    straight: bool,
     /// By method, for one key or for all.
     plans: HashMap<(Op, Option<String>), Plan>,
     asking: VecDeque<(Request, oneshot::Sender<Reply>)>,
@@ -192,6 +194,12 @@ impl<B> Faulty<B> {
             .into_iter()
             .filter(|record| record.op == op)
             .collect()
+    }
+
+    /// Whether calls pass straight from now on: without an effect, without latency, and without a record. For what a test
+    /// needs first and is not about.
+    pub fn pass_straight(&self, straight: bool) {
+        self.way.state().straight = straight;
     }
 
     /// Wakes all who subscribe to `key`, for no reason, and also while wake-ups are lost.

@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lock_core::{ForceRelease, LockBackend, LockKey};
+use lock_core::{ForceRelease, LockBackend, LockKey, PassingOn};
 use tokio::runtime::Builder;
 use tokio::time::timeout;
 
@@ -74,6 +74,10 @@ pub trait Fixture: Sized + Send + Sync + 'static {
     /// The cases that need it are skipped, aloud and in the [`Report`](crate::Report). Whatever is not listed here is
     /// tested, and whatever is listed although it is there fails in a case of its own.
     const GAPS: &'static [Gap] = &[];
+
+    /// How often a lock goes from hand to hand in the cases before others get their turn. Default: as in applications, 64
+    /// times within 5 ms.
+    const PASSING_ON: PassingOn = PassingOn::at_most(64);
 
     /// Whether the store can be had here. Where it cannot, this says so aloud (in CI it panics), and the cases are skipped.
     /// Default: it can.

@@ -20,8 +20,12 @@ use lock_core::{
 use lock_testkit::{Effect, LeakCheck, Op, Scripted};
 use tokio::time::{sleep, timeout};
 
+async fn held(backend: &Scripted) -> LockGuard {
+    take(backend, &lock(backend)).await
+}
+
 async fn ticket(backend: &Scripted) -> Ticket {
-    let guard = lock(backend).acquire().await.unwrap();
+    let guard = held(backend).await;
     guard.into_ticket().await.unwrap()
 }
 
@@ -38,7 +42,7 @@ fn assert_lost<T: std::fmt::Debug>(answer: Result<T, LockError>, expected: LossR
 async fn a_ticket_works_once_and_with_a_larger_fencing_token() {
     let backend = Scripted::honest();
     let leaks = LeakCheck::start();
-    let guard = lock(&backend).acquire().await.unwrap();
+    let guard = held(&backend).await;
     let (first, loss) = (guard.fencing_token(), guard.loss());
     let ticket = guard.into_ticket().await.unwrap();
     assert!(!loss.is_held());
@@ -83,7 +87,7 @@ async fn of_many_who_resume_one_ticket_one_gets_the_lock() {
 #[tokio::test(start_paused = true)]
 async fn nobody_gets_in_between() {
     let backend = Scripted::honest().with_latency(5 * MS);
-    let guard = lock(&backend).acquire().await.unwrap();
+    let guard = held(&backend).await;
     let spinning = lock(&backend).with_retry(every(MS));
     let spinner = spawn(async move { spinning.acquire().await });
     sleep(SECOND).await;
@@ -142,7 +146,7 @@ async fn a_ticket_does_not_print_its_owner() {
 async fn nothing_is_renewed_or_released_after_the_hand_over() {
     let backend = Scripted::honest();
     let leaks = LeakCheck::start();
-    let guard = lock(&backend).acquire().await.unwrap();
+    let guard = held(&backend).await;
     sleep(TTL).await;
     let ticket = guard.into_ticket().await.unwrap();
     let calls = backend.calls().len();
@@ -163,7 +167,7 @@ async fn a_ticket_that_came_too_late_says_what_became_of_the_lock() {
     let late = ticket(&backend).await;
     sleep(TTL).await;
     assert_lost(locks(&backend).resume(&late).await, LossReason::Absent);
-    let later = lock(&backend).acquire().await.unwrap();
+    let later = held(&backend).await;
     assert_lost(locks(&backend).resume(&late).await, LossReason::Taken);
     assert!(later.is_held());
     assert_eq!(backend.calls_of(Op::Release).len(), 0, "it is left alone");
@@ -175,7 +179,7 @@ async fn a_ticket_that_came_too_late_says_what_became_of_the_lock() {
 #[tokio::test(start_paused = true)]
 async fn a_ticket_waits_for_a_renewal_in_flight() {
     let backend = Scripted::honest();
-    let guard = lock(&backend).acquire().await.unwrap();
+    let guard = held(&backend).await;
     backend.on(Op::Renew).always(Effect::Ask);
     let renewal = backend.next_call().await;
     let making = spawn(guard.into_ticket());
@@ -199,7 +203,7 @@ async fn an_operation_of_unknown_outcome_keeps_the_guard() {
     ] {
         let backend = Scripted::honest();
         backend.on(Op::Renew).always(effect.clone());
-        let mut guard = lock(&backend).acquire().await.unwrap();
+        let mut guard = held(&backend).await;
         sleep(TTL / 3 + SECOND).await;
         assert!(!backend.calls_of(Op::Renew).is_empty());
         let (answer, took) = timed(guard.into_ticket()).await;
@@ -225,7 +229,7 @@ async fn a_renewal_that_is_known_to_have_failed_leaves_no_doubt() {
     let backend = Scripted::honest();
     let refused = Effect::FailBefore(BackendError::transient("refused"));
     backend.on(Op::Renew).always(refused);
-    let guard = lock(&backend).acquire().await.unwrap();
+    let guard = held(&backend).await;
     sleep(TTL / 3 + SECOND).await;
     assert!(!backend.calls_of(Op::Renew).is_empty());
     let ticket = guard.into_ticket().await.unwrap();
@@ -235,7 +239,7 @@ async fn a_renewal_that_is_known_to_have_failed_leaves_no_doubt() {
 #[tokio::test(start_paused = true)]
 async fn an_extend_of_unknown_outcome_keeps_the_guard_too() {
     let backend = Scripted::honest();
-    let guard = lock(&backend).acquire().await.unwrap();
+    let guard = held(&backend).await;
     backend.on(Op::Renew).always(Effect::LoseReply(cut()));
     guard.extend(SECOND).await.unwrap_err();
     let (guard, error) = guard.into_ticket().await.unwrap_err();
@@ -264,7 +268,7 @@ async fn without_hand_over_in_the_backend_it_is_unsupported_and_nothing_is_sent(
     let resumed = locks(&backend).resume(&ticket).await;
     assert!(matches!(resumed, Err(LockError::Unsupported { .. })));
     assert!(backend.calls().is_empty());
-    let guard = lock(&backend).acquire().await.unwrap();
+    let guard = held(&backend).await;
     let (guard, error) = guard.into_ticket().await.unwrap_err();
     assert!(matches!(error, LockError::Unsupported { .. }), "{error:?}");
     sleep(HOUR).await;
@@ -275,7 +279,7 @@ async fn without_hand_over_in_the_backend_it_is_unsupported_and_nothing_is_sent(
 async fn a_ticket_that_is_being_made_is_dropped_with_its_guard() {
     let backend = Scripted::honest();
     let leaks = LeakCheck::start();
-    let guard = lock(&backend).acquire().await.unwrap();
+    let guard = held(&backend).await;
     backend.on(Op::Renew).always(Effect::Ask);
     let _renewal = backend.next_call().await;
     assert!(timeout(SECOND, guard.into_ticket()).await.is_err());
@@ -349,7 +353,7 @@ async fn a_resume_of_unknown_outcome_is_given_back() {
         let error = locks(&backend).resume(&ticket).await.unwrap_err();
         assert!(matches!(error, LockError::Unknown { .. }), "{error:?}");
         assert_quiet(&backend, &leaks, CLEAN + Duration::from_secs(1)).await;
-        let mine = backend.calls_of(Op::Acquire)[1].owner.clone();
+        let mine = backend.calls_of(Op::Acquire).pop().unwrap().owner;
         let releases = backend.calls_of(Op::Release);
         assert_eq!(releases.len(), 2);
         assert!(releases.iter().all(|release| release.owner == mine));

@@ -202,8 +202,15 @@ fn a_runtime_that_nobody_drives_holds_nobody_up() {
                 guard.unwrap().unwrap().release().await.unwrap();
             }
             // Nor one who comes later.
-            sleep(CLAIM + 50 * MS).await;
-            let guard = lock.try_acquire().await.unwrap();
+            let later = async {
+                loop {
+                    match lock.try_acquire().await {
+                        Ok(guard) => break guard,
+                        Err(_) => sleep(CLAIM / 4).await,
+                    }
+                }
+            };
+            let guard = timeout(10 * CLAIM, later).await.unwrap();
             guard.release().await.unwrap();
         });
         // It gets its turn when it is driven again.

@@ -80,7 +80,9 @@ async fn validity_counts_from_before_the_winning_attempt() {
         .with_min_validity(MS);
     let backend = Scripted::honest();
     backend.on(Op::Acquire).next(Effect::DelayAfter(300 * MS));
-    let guard = hold(&backend, "k", options.clone()).await;
+    let lock = Locks::new(backend.clone()).lock("k");
+    let lock = lock.with_options(options.clone());
+    let guard = lock.try_acquire().await.unwrap();
     let right = SECOND - 300 * MS - 12 * MS;
     assert!(guard.remaining() <= right && guard.remaining() > right - SLACK);
     assert_safe(&backend, &guard);

@@ -1,4 +1,4 @@
-//! Random traces of operations, faults and pauses: whatever happens, no two guards are valid at once, no guard believes
+//! Random traces of operations, faults and pauses, with many guards for each lease or one: whatever happens, no two guards are valid at once, no guard believes
 //! in its lock for longer than the store does, fencing tokens grow, and nothing stays behind.
 #![allow(
     clippy::arithmetic_side_effects,
@@ -12,7 +12,9 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use lock_core::{BackendError, FencingToken, LockGuard, Locks, Moment, RenewalPolicy};
+use lock_core::{
+    BackendError, FencingToken, LockGuard, Locks, LossHandle, Moment, PassingOn, RenewalPolicy,
+};
 use lock_testkit::{Effect, LeakCheck, Op, Scripted};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
@@ -26,7 +28,7 @@ const OP: Duration = Duration::from_millis(20);
 const LONGEST: Duration = Duration::from_millis(1000);
 /// No extension adds more.
 const MOST_ADDED: Duration = Duration::from_millis(400);
-const ACTORS: usize = 4;
+const ACTORS: usize = 6;
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -34,6 +36,8 @@ enum Step {
     /// Waits for so long; cut off after the second number.
     Acquire(usize, u64, u64),
     Release(usize),
+    /// Whoever holds it lets go, and waits for that or not.
+    Next(bool),
     Drop(usize),
     Leave(usize),
     /// Runs beside what follows; cut off after the last number.
@@ -77,9 +81,8 @@ impl Fault {
     }
 }
 
-fn step() -> impl Strategy<Value = Step> {
-    let actor = 0..ACTORS;
-    let fault = prop_oneof![
+fn fault() -> impl Strategy<Value = Fault> + Clone {
+    prop_oneof![
         Just(Fault::Fail),
         Just(Fault::LoseReply),
         Just(Fault::HangBefore),
@@ -87,13 +90,20 @@ fn step() -> impl Strategy<Value = Step> {
         (1_u64..60).prop_map(Fault::DelayBefore),
         (1_u64..150).prop_map(Fault::Zombie),
         (1_u64..60).prop_map(Fault::DelayAfter),
-    ];
-    let op = prop_oneof![
+    ]
+}
+
+fn op() -> impl Strategy<Value = Op> + Clone {
+    prop_oneof![
         4 => Just(Op::Acquire),
         4 => Just(Op::Renew),
         2 => Just(Op::Release),
         1 => Just(Op::Subscribe),
-    ];
+    ]
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let (actor, fault, op) = (0..ACTORS, fault(), op());
     prop_oneof![
         4 => actor.clone().prop_map(Step::TryAcquire),
         6 => (actor.clone(), 0_u64..300, 0_u64..400).prop_map(|(a, w, c)| Step::Acquire(a, w, c)),
@@ -117,7 +127,21 @@ fn step() -> impl Strategy<Value = Step> {
 fn stalling_step() -> impl Strategy<Value = Step> {
     prop_oneof![
         1 => (1_u64..120).prop_map(Step::Stall),
-        8 => step(),
+        4 => step(),
+        4 => crowded_step(),
+    ]
+}
+
+/// A step in a crowd: somebody always waits, and whoever has the lock does not keep it for long.
+fn crowded_step() -> impl Strategy<Value = Step> {
+    let actor = 0..ACTORS;
+    prop_oneof![
+        12 => (actor.clone(), 100_u64..300, 0_u64..400).prop_map(|(a, w, c)| Step::Acquire(a, w, c)),
+        10 => any::<bool>().prop_map(Step::Next),
+        8 => (1_u64..30).prop_map(Step::Sleep),
+        2 => (actor, 1_u64..60, 0_u64..60).prop_map(|(a, ms, c)| Step::Extend(a, ms, c)),
+        2 => (op(), fault()).prop_map(|(op, fault)| Step::Fault(op, fault)),
+        4 => step(),
     ]
 }
 
@@ -136,26 +160,32 @@ struct World {
     start: std::time::Instant,
     backend: Scripted,
     locks: Locks,
+    passing: PassingOn,
     guards: [Arc<Mutex<Option<Seen>>>; ACTORS],
     newest: Arc<Mutex<FencingToken>>,
     /// When the store was last made to forget an entry.
     forgot: Arc<Mutex<Option<Moment>>>,
+    /// What is left of the guards that were let go.
+    gone: Mutex<Vec<LossHandle>>,
 }
 
 impl World {
-    fn new(renewal: RenewalPolicy, wakeups: bool) -> Self {
+    fn new(renewal: RenewalPolicy, wakeups: bool, passing: PassingOn) -> Self {
         let backend = Scripted::honest().with_wakeups(wakeups);
         let locks = Locks::new(backend.clone())
             .with_ttl(TTL)
-            .with_renewal(renewal);
+            .with_renewal(renewal)
+            .with_passing_on(passing);
         let newest = Arc::new(Mutex::new(FencingToken::new(0)));
         Self {
             start: std::time::Instant::now(),
             backend,
             locks,
+            passing,
             guards: Default::default(),
             newest,
             forgot: Arc::default(),
+            gone: Mutex::default(),
         }
     }
 
@@ -174,10 +204,12 @@ impl World {
 
     /// The actor's guard, if no operation on it is under way.
     fn take(&self, actor: usize) -> Option<Seen> {
-        self.guards[actor]
+        let seen = self.guards[actor]
             .lock()
             .unwrap()
-            .take_if(|seen| Arc::strong_count(&seen.guard) == 1)
+            .take_if(|seen| Arc::strong_count(&seen.guard) == 1)?;
+        self.gone.lock().unwrap().push(seen.guard.loss());
+        Some(seen)
     }
 
     fn take_guard(&self, actor: usize) -> Option<LockGuard> {
@@ -211,6 +243,7 @@ impl World {
         let newest = Arc::clone(&self.newest);
         let forgot = Arc::clone(&self.forgot);
         let lock = self.locks.lock("k");
+        let passes_on = self.passing != PassingOn::never();
         let start = Moment::now();
         Handle::current().spawn(async move {
             let acquire = async {
@@ -223,8 +256,12 @@ impl World {
                 && slot.lock().unwrap().is_none()
             {
                 let forgot = forgot.lock().unwrap();
-                // Granted and then forgotten, or the other way round: nobody can say, and it is let go.
-                if forgot.is_none_or(|forgot| start.until(&forgot).is_zero()) {
+                // Granted and then forgotten, or the other way round; or granted to another, forgotten, and then passed
+                // on: nobody can say, and it is let go.
+                let longest = if passes_on { LONGEST } else { Duration::ZERO };
+                if forgot.is_none_or(|forgot| {
+                    start.until(&forgot).is_zero() && forgot.elapsed() >= longest
+                }) {
                     Self::keep(&slot, &newest, guard);
                 }
             }
@@ -255,6 +292,21 @@ impl World {
                     let took = start.elapsed();
                     assert!(took <= OP + 2 * MS, "a release took {took:?}");
                 }
+            }
+            Step::Next(waits) => {
+                let holds = |slot: &Arc<Mutex<Option<Seen>>>| {
+                    let slot = slot.lock().unwrap();
+                    slot.as_ref().is_some_and(|seen| seen.guard.is_held())
+                };
+                let Some(holder) = self.guards.iter().position(holds) else {
+                    return;
+                };
+                let step = if waits {
+                    Step::Release(holder)
+                } else {
+                    Step::Drop(holder)
+                };
+                Box::pin(self.run(step)).await;
             }
             Step::Drop(actor) => drop(self.take(actor)),
             Step::Leave(actor) => {
@@ -310,6 +362,7 @@ impl World {
         };
         match guard.into_ticket().await {
             Err((guard, _)) => {
+                self.gone.lock().unwrap().pop();
                 let seen = Seen {
                     guard: Arc::new(guard),
                     lost,
@@ -377,6 +430,11 @@ impl World {
             }
         }
         assert!(valid <= 1, "{valid} valid guards");
+        let gone = self.gone.lock().unwrap();
+        assert!(
+            !gone.iter().any(LossHandle::is_held),
+            "a guard that was let go came back"
+        );
     }
 }
 
@@ -384,7 +442,7 @@ fn millis(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
 
-fn run(steps: Vec<Step>, renewal: RenewalPolicy, wakeups: bool) {
+fn run(steps: Vec<Step>, renewal: RenewalPolicy, wakeups: bool, passing: bool) {
     let runtime = Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
@@ -393,7 +451,11 @@ fn run(steps: Vec<Step>, renewal: RenewalPolicy, wakeups: bool) {
     let local = tokio::task::LocalSet::new();
     local.block_on(&runtime, async {
         let leaks = LeakCheck::start();
-        let world = World::new(renewal, wakeups);
+        let passing = match passing {
+            true => PassingOn::at_most(1000).within(LONGEST),
+            false => PassingOn::never(),
+        };
+        let world = World::new(renewal, wakeups, passing);
         for step in steps {
             world.run(step).await;
             world.check();
@@ -434,6 +496,7 @@ fn no_guard_believes_in_more_than_the_store_though_real_time_passes_after_virtua
         ],
         RenewalPolicy::default(),
         true,
+        false,
     );
 }
 
@@ -443,8 +506,9 @@ fn no_trace_breaks_a_lock_on_a_machine_that_stalls() {
         let config = config(60);
         let mut runner = TestRunner::new(config);
         let steps = prop::collection::vec(stalling_step(), 1..48);
-        let result = runner.run(&(steps, any::<bool>()), |(steps, wakeups)| {
-            run(steps, RenewalPolicy::default(), wakeups);
+        let traces = (steps, any::<bool>(), any::<bool>());
+        let result = runner.run(&traces, |(steps, wakeups, passing)| {
+            run(steps, RenewalPolicy::default(), wakeups, passing);
             Ok(())
         });
         result.unwrap();
@@ -470,15 +534,30 @@ proptest! {
     #![proptest_config(config(5_000))]
 
     #[test]
-    fn no_trace_breaks_a_renewed_lock(steps in prop::collection::vec(step(), 1..32), wakeups: bool) {
-        run(steps, RenewalPolicy::default(), wakeups);
+    fn no_trace_breaks_a_renewed_lock(
+        steps in prop::collection::vec(step(), 1..32),
+        wakeups: bool,
+        passing: bool,
+    ) {
+        run(steps, RenewalPolicy::default(), wakeups, passing);
     }
 
     #[test]
     fn no_trace_breaks_a_lock_that_is_not_renewed(
         steps in prop::collection::vec(step(), 1..32),
         wakeups: bool,
+        passing: bool,
     ) {
-        run(steps, RenewalPolicy::never().hold_at_most(millis(250)), wakeups);
+        run(steps, RenewalPolicy::never().hold_at_most(millis(250)), wakeups, passing);
+    }
+
+    #[test]
+    fn no_trace_breaks_a_lock_that_is_passed_on(
+        steps in prop::collection::vec(crowded_step(), 16..64),
+        wakeups: bool,
+        renewed: bool,
+    ) {
+        let renewal = if renewed { RenewalPolicy::default() } else { RenewalPolicy::never() };
+        run(steps, renewal, wakeups, true);
     }
 }

@@ -26,7 +26,7 @@ use tokio::task::{LocalSet, block_in_place, spawn_blocking};
 use tokio::time::{sleep, timeout};
 
 async fn held(backend: &Scripted) -> LockGuard {
-    lock(backend).acquire().await.unwrap()
+    take(backend, &lock(backend)).await
 }
 
 // What a release answers.

@@ -83,7 +83,20 @@ impl<'a> Waiting<'a> {
     }
 
     /// Waits in line until it is our turn, or gives up.
-    pub(super) async fn until_turn(&mut self, mut standing: Standing) -> Result<Head, LockError> {
+    pub(super) async fn until_turn(&mut self, standing: Standing) -> Result<Head, LockError> {
+        let head = self.until_first(standing).await?;
+        let rest = head.rest.min(self.left().unwrap_or(Duration::MAX));
+        if !rest.is_zero() && head.passed.is_none() {
+            let patience = rest.saturating_add(self.acquirer.terms.op_timeout);
+            head.promise(Moment::now(), patience, false);
+            let store = &self.acquirer.store;
+            timer::timeout(rest, or_closed(store, std::future::pending::<()>())).await;
+            store.check_open(self.key())?;
+        }
+        Ok(head)
+    }
+
+    async fn until_first(&mut self, mut standing: Standing) -> Result<Head, LockError> {
         let retry = self.acquirer.options.retry();
         loop {
             let mut pause = match standing.look(retry.longest_delay()) {

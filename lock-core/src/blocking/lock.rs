@@ -10,7 +10,7 @@ use crate::backend::Holder;
 use crate::error::LockError;
 use crate::key::LockKey;
 use crate::locks::option_setters;
-use crate::policy::{GuardPolicy, LockOptions, RenewalPolicy, RetryPolicy};
+use crate::policy::{GuardPolicy, LockOptions, PassingOn, RenewalPolicy, RetryPolicy};
 
 /// One lock, for threads. Made by [`Locks::lock`](super::Locks::lock); cheap to clone.
 #[derive(Clone)]

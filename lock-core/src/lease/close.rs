@@ -12,6 +12,7 @@ use crate::error::{BackendError, LockError, LossReason};
 use crate::key::LockKey;
 use crate::line::Spot;
 use crate::observe;
+use crate::policy::validity;
 use crate::shield::Shield;
 use crate::store::Store;
 use crate::timer;
@@ -20,8 +21,9 @@ use crate::timer;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Released {
-    /// The entry was ours and is gone: the lock was held until now. On a backend whose client sends requests again by
-    /// itself ([`Capabilities::resends`](crate::Capabilities::resends)) it may also have expired before.
+    /// The entry was ours and is gone, or the lock went to the next in line of this process, for all that was known: it was
+    /// held until now. On a backend whose client sends requests again by itself
+    /// ([`Capabilities::resends`](crate::Capabilities::resends)) it may also have expired before.
     Released,
     /// There was no entry any more: the lock had expired before.
     Expired,
@@ -67,7 +69,9 @@ impl Lease {
         let mut state = self.state();
         let closed = std::mem::replace(&mut state.closed, true);
         let ended = state.ended;
-        self.end_locked(&mut state, reason);
+        if !closed {
+            self.end_locked(&mut state, reason);
+        }
         match ended {
             Some(LossReason::Absent) => Closing::Gone(Released::Expired),
             Some(LossReason::Taken) => Closing::Gone(Released::TakenOver),
@@ -79,17 +83,32 @@ impl Lease {
         }
     }
 
-    /// Ends the lease and leaves its entry to the ttl.
-    pub(crate) fn leave_to_expire(&self) {
-        drop(self.close(LossReason::Released));
+    /// Ends the lease and leaves its entry to the ttl. If the entry may have been made to last longer than the guard knew, it
+    /// is cut back in the background.
+    pub(crate) fn leave_to_expire(self: &Arc<Self>) {
+        let (end, latest, drift) = {
+            let state = self.state();
+            let drift = state.ttl.saturating_sub(validity(state.ttl));
+            (state.asked.after(state.ttl), state.latest, drift)
+        };
+        let closing = self.close(LossReason::Released);
+        // A runtime or thread that is being torn down has no clock, and leaves the entry as it is.
+        observe::contained(|| {
+            let now = Moment::now();
+            let is_ours = matches!(closing, Closing::Send { .. });
+            if is_ours && latest.left(&now).saturating_sub(end.left(&now)) > drift {
+                self.trim(end);
+            }
+        });
     }
 
-    /// Releases the entry; the caller waits for the answer, at most for one op timeout.
-    pub(crate) async fn release(
-        self: &Arc<Self>,
-        reason: LossReason,
-    ) -> Result<Released, LockError> {
-        let (latest, spot) = match self.close(reason) {
+    /// Passes the lease on to the next in line, or releases the entry; the caller waits for the answer, at most for one op
+    /// timeout.
+    pub(crate) async fn release(self: &Arc<Self>) -> Result<Released, LockError> {
+        if self.pass_on() {
+            return Ok(Released::Released);
+        }
+        let (latest, spot) = match self.close(LossReason::Released) {
             Closing::Send { latest, spot } => (latest, spot),
             Closing::Gone(answer) => return Ok(answer),
             Closing::Before(reason) => {
@@ -124,6 +143,15 @@ impl Lease {
             )))
         });
         Released::from_answer(&self.store, &self.key, answer)
+    }
+
+    /// The same without waiting.
+    pub(crate) fn let_go(self: &Arc<Self>) {
+        let mut passed_on = false;
+        observe::contained(|| passed_on = self.pass_on());
+        if !passed_on {
+            self.release_in_background(LossReason::Released);
+        }
     }
 
     /// Releases the entry in the background.

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use super::{Lease, RETRY_PAUSE};
 use crate::backend::{Ownership, Renew, RenewRequest};
-use crate::clock::Moment;
+use crate::clock::{Deadline, Moment};
 use crate::error::{BackendError, BackendErrorKind, LockError, LossReason};
 use crate::observe;
-use crate::policy::{check_ttl, nth};
+use crate::policy::{MIN_TTL, check_ttl, nth};
 use crate::shield::Shield;
 use crate::timer;
 
@@ -60,8 +60,47 @@ impl Lease {
             target,
             how,
             limit,
+            for_holder: true,
         });
         Shield::new(self.renewer.runtime(), call).await
+    }
+
+    /// Renews the entry for the whole ttl, for a guard that was passed a lease with less. Takes one op timeout at the most.
+    pub(crate) async fn renew_in_full(self: &Arc<Self>) -> Result<(), LockError> {
+        let called = Moment::now();
+        let operation = self.begin_operation().await?;
+        let start = Moment::now();
+        let call = operation.run(Prolongation {
+            start,
+            target: self.terms.ttl,
+            how: Renew::AtLeast,
+            limit: self.terms.op_timeout.saturating_sub(called.until(&start)),
+            for_holder: true,
+        });
+        Shield::new(self.renewer.runtime(), call).await
+    }
+
+    /// Has the entry end at `end`, once no operation is under way any more. Nobody holds it, and nobody waits for that.
+    pub(super) fn trim(self: &Arc<Self>, end: Deadline) {
+        if !self.store.capabilities.any_ttl {
+            return;
+        }
+        let (lease, call) = (Arc::clone(self), self.store.call());
+        self.renewer.runtime().spawn(async move {
+            if let Ok(operation) = lease.begin_operation().await {
+                let start = Moment::now();
+                let trimming = Prolongation {
+                    start,
+                    target: end.left(&start).max(MIN_TTL),
+                    how: Renew::Exactly,
+                    limit: lease.terms.op_timeout,
+                    for_holder: false,
+                };
+                // What the store did not hear leaves the entry to the ttl that it has.
+                drop(operation.run(trimming).await);
+            }
+            drop(call);
+        });
     }
 
     /// Waits for operations in flight, at most for one op timeout.
@@ -104,7 +143,7 @@ impl Lease {
         let reason = match ownership {
             Ownership::Held => {
                 self.confirm(asked, ttl);
-                self.link_for_renewal(0.95);
+                self.link_for_renewal(0.95, Duration::ZERO);
                 return self.check_held().map(|_| ());
             }
             Ownership::Absent => LossReason::Absent,
@@ -127,6 +166,8 @@ struct Prolongation {
     target: Duration,
     how: Renew,
     limit: Duration,
+    /// Not without one who holds the lock.
+    for_holder: bool,
 }
 
 impl Operation {
@@ -157,7 +198,7 @@ impl Operation {
         match answer {
             Some(Ok(Ownership::Held)) => {
                 lease.confirm(asked, ttl);
-                lease.link_for_renewal(0.95);
+                lease.link_for_renewal(0.95, Duration::ZERO);
             }
             Some(Ok(Ownership::Absent)) => lease.end(LossReason::Absent),
             Some(Ok(Ownership::Taken)) => lease.end(LossReason::Taken),
@@ -188,6 +229,7 @@ impl Operation {
             target,
             how,
             limit,
+            for_holder,
         } = asked_for;
         let mut last = lease.occupied();
         loop {
@@ -197,12 +239,14 @@ impl Operation {
             if spent >= limit {
                 return Err(last);
             }
-            // Left to itself by its caller, it may have outlived the guard.
-            lease.check_held()?;
+            if for_holder {
+                // Left to itself by its caller, it may have outlived the guard.
+                lease.check_held()?;
+            }
             if how == Renew::Exactly {
                 lease.shorten(asked, ttl);
                 // The next renewal, or the deadline, comes sooner now.
-                lease.link_for_renewal(0.95);
+                lease.link_for_renewal(0.95, Duration::ZERO);
             } else {
                 lease.asks(asked, ttl);
             }

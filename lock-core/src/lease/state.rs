@@ -11,7 +11,7 @@ use crate::error::LossReason;
 use crate::key::LockKey;
 use crate::line::Spot;
 use crate::observe;
-use crate::policy::Terms;
+use crate::policy::{Terms, validity};
 use crate::renewer::Link;
 
 /// What is known of one lease.
@@ -35,6 +35,8 @@ pub(super) struct State {
     pub(super) link: Option<Link>,
     /// Its last renewal ended in a panic, perhaps because of a lock it was sent with, or because of this one.
     pub(super) alone: bool,
+    /// It is on its way to the next in line: see `passing.rs`.
+    pub(super) on_offer: bool,
     /// The first spot in line, which goes on when the lease is over.
     pub(super) spot: Option<Spot>,
 }
@@ -109,6 +111,26 @@ impl Drop for News<'_> {
 }
 
 impl State {
+    /// Of an entry of `ttl`, asked for at `asked`, whose holder counts from `granted`.
+    pub(super) fn new(asked: Moment, ttl: Duration, granted: Moment) -> Self {
+        Self {
+            granted,
+            asked,
+            ttl,
+            deadline: asked.after(validity(ttl)),
+            latest: asked.after(ttl),
+            frozen: false,
+            uncertain: false,
+            progress: granted,
+            ended: None,
+            closed: false,
+            link: None,
+            alone: false,
+            on_offer: false,
+            spot: None,
+        }
+    }
+
     pub(super) fn remaining(&self, terms: &Terms, now: Moment) -> Duration {
         if self.ended.is_some() {
             return Duration::ZERO;

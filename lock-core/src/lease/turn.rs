@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::state::left;
 use super::{Lease, Operation, RETRY_PAUSE, SIGNAL_LEAD};
 use crate::clock::Moment;
-use crate::error::LossReason;
+use crate::line::Head;
 use crate::policy::{nth, part_of};
 use crate::renewer::Link;
 
@@ -29,18 +29,20 @@ pub(crate) enum Turn {
 impl Lease {
     /// Links the lease for its first renewal, or for its deadline.
     pub(crate) fn start_renewing(self: &Arc<Self>) {
+        let age = self.state().asked.elapsed();
         // From half the interval on, so that locks taken together are not renewed together.
-        self.link_for_renewal(0.5);
+        self.link_for_renewal(0.5, age);
     }
 
-    pub(super) fn link_for_renewal(self: &Arc<Self>, earliest: f64) {
+    /// Links the lease for its next renewal, if its entry was confirmed `age` ago.
+    pub(super) fn link_for_renewal(self: &Arc<Self>, earliest: f64, age: Duration) {
         let ttl = {
             let state = self.state();
             state.ttl.min(self.terms.ttl)
         };
         let interval = self.terms.renewal.interval(ttl).unwrap_or(Duration::MAX);
         let share = earliest + (1.0 - earliest) * fastrand::f64();
-        let due = part_of(interval, share);
+        let due = part_of(interval, share).saturating_sub(age);
         // Early by a sixteenth is early enough to be sent together with others.
         self.link(due, nth(interval, 16));
     }
@@ -52,7 +54,7 @@ impl Lease {
         self.link_anew(after, slack);
         if self.store.is_closed() {
             // Closed meanwhile: the shutdown may not have seen it in the list.
-            self.release_in_background(LossReason::ShutDown);
+            self.shut_down();
         }
     }
 
@@ -84,6 +86,12 @@ impl Lease {
             return Turn::Over;
         }
         state.link = None;
+        if state.on_offer {
+            drop(state);
+            // Nobody took it within the claim time.
+            drop(Head::take_back(self));
+            return Turn::Over;
+        }
         self.note_deadline(&mut state, now);
         if state.ended.is_some() {
             return Turn::Over;

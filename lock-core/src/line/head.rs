@@ -3,12 +3,13 @@
 use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
-use super::{Promise, Shard, Stage, Standing, Told};
+use super::{NoTaker, Promise, Shard, Stage, Standing, Taken, Told, Wants};
 use crate::acquire::AtStore;
 use crate::backend::Holder;
 use crate::clock::Moment;
 use crate::key::LockKey;
 use crate::lease::Lease;
+use crate::observe::contained;
 use crate::store::Store;
 
 /// The turn to talk to the store. Dropped, it goes to the next in line.
@@ -18,6 +19,12 @@ pub(crate) struct Head {
     rank: u64,
     /// What it has at the store while it waits there.
     pub(crate) at_store: Option<Box<AtStore>>,
+    /// The lease that was passed on with the turn.
+    pub(crate) passed: Option<Arc<Lease>>,
+    /// How long it is to wait before it asks.
+    pub(crate) rest: Duration,
+    /// Nobody stood in line when it came.
+    is_alone: bool,
 }
 
 /// The first spot in a line, which a lease keeps until it is over. Dropped, it goes to the next.
@@ -41,22 +48,26 @@ pub(crate) enum Entered {
 }
 
 impl Head {
-    pub(super) fn new(
-        store: &Arc<Store>,
-        key: &LockKey,
-        turn: u64,
-        rank: u64,
-        at_store: Option<Box<AtStore>>,
-    ) -> Self {
-        let spot = Spot {
-            store: Arc::clone(store),
-            key: key.clone(),
-            turn,
-        };
+    pub(super) fn new(store: &Arc<Store>, key: &LockKey, rank: u64, taken: Taken) -> Self {
         Self {
-            spot,
+            spot: Spot::new(store, key, taken.turn),
             rank,
-            at_store,
+            at_store: taken.at_store,
+            passed: taken.lease,
+            rest: taken.rest,
+            is_alone: false,
+        }
+    }
+
+    /// The head of a new line.
+    fn first(store: &Arc<Store>, key: &LockKey, turn: u64) -> Self {
+        Self {
+            spot: Spot::new(store, key, turn),
+            rank: turn,
+            at_store: None,
+            passed: None,
+            rest: Duration::ZERO,
+            is_alone: true,
         }
     }
 
@@ -69,11 +80,10 @@ impl Head {
         patience: Duration,
     ) -> Found {
         let promise = Promise::asks(now, patience);
-        let free = |turn, at_store| Found::Free(Self::new(store, key, turn, turn, at_store));
         let (seen, waiting, told) = {
             let mut shard = store.lines.shard(key);
             if let Some(turn) = shard.enter(key, promise) {
-                return free(turn, None);
+                return Found::Free(Self::first(store, key, turn));
             }
             let Some(line) = shard.lines.get(key) else {
                 return Found::Busy(Holder::new());
@@ -94,7 +104,7 @@ impl Head {
             let taken = shard.take_over(key, &seen, late, None, promise);
             drop(shard);
             if let Some(taken) = taken {
-                return free(taken.turn, taken.at_store);
+                return Found::Free(Self::new(store, key, taken.turn, taken));
             }
         }
         Found::Busy(told.map_or_else(Holder::new, |told| told.holder()))
@@ -106,16 +116,17 @@ impl Head {
         key: &LockKey,
         now: Moment,
         patience: Duration,
+        wants: Wants,
     ) -> Entered {
         let promise = Promise::asks(now, patience);
         let mut shard = store.lines.shard(key);
         if let Some(turn) = shard.enter(key, promise) {
             drop(shard);
-            return Entered::Head(Self::new(store, key, turn, turn, None));
+            return Entered::Head(Self::first(store, key, turn));
         }
         let rank = shard.next();
         if let Some(line) = shard.lines.get_mut(key) {
-            line.queue.insert(rank);
+            line.queue.insert(rank, wants);
         }
         drop(shard);
         Entered::Stands(Standing::new(store, key, rank, patience))
@@ -137,43 +148,95 @@ impl Head {
 
     /// Tells those who stand in line, and who comes, what the store said.
     pub(crate) fn tell(&self, told: Told) {
+        let others = match &told {
+            Told::Busy(_, when) => Some(*when),
+            Told::Failed(_) => None,
+        };
         let told = Some(Box::new(told));
         let (mut shard, spot) = (self.spot.shard(), &self.spot);
         let told = match shard.at(&spot.key, spot.turn) {
-            Some(line) => std::mem::replace(&mut line.told, told),
+            Some(line) => {
+                if let Some((when, run)) = others.zip(line.run.as_mut()) {
+                    run.ends(when);
+                }
+                std::mem::replace(&mut line.told, told)
+            }
             None => told,
         };
         drop(shard);
         drop(told);
     }
 
-    /// Somebody else took the turn meanwhile: stands in line again, where it stood.
-    pub(crate) fn stand_again(self, patience: Duration) -> Entered {
-        let (store, key, rank) = (
-            Arc::clone(&self.spot.store),
-            self.spot.key.clone(),
-            self.rank,
-        );
-        drop(self);
-        {
-            let mut shard = store.lines.shard(&key);
-            if let Some(line) = shard.lines.get_mut(&key) {
-                line.queue.insert(rank);
-                drop(shard);
-                return Entered::Stands(Standing::new(&store, &key, rank, patience));
-            }
+    /// Whether somebody stands in line behind it.
+    pub(crate) fn is_followed(&self) -> bool {
+        if self.is_alone {
+            return false;
         }
-        Self::or_stand(&store, &key, Moment::now(), patience)
+        let (mut shard, spot) = (self.spot.shard(), &self.spot);
+        shard
+            .at(&spot.key, spot.turn)
+            .is_some_and(|line| !line.queue.is_empty())
+    }
+
+    /// Where it stands if it has to stand in line again.
+    pub(crate) fn rank(&self) -> u64 {
+        self.rank
+    }
+
+    /// Stands in line again, where it stood: somebody else took the turn meanwhile, or it is given on.
+    pub(crate) fn stand_again(self, patience: Duration, wants: Wants) -> Entered {
+        let (store, key) = (Arc::clone(&self.spot.store), self.spot.key.clone());
+        Self::stand(&store, &key, self.rank, patience, wants)
+    }
+
+    /// Stands in line at `rank`.
+    pub(crate) fn stand(
+        store: &Arc<Store>,
+        key: &LockKey,
+        rank: u64,
+        patience: Duration,
+        wants: Wants,
+    ) -> Entered {
+        let mut shard = store.lines.shard(key);
+        let Some(line) = shard.lines.get_mut(key) else {
+            drop(shard);
+            return Self::or_stand(store, key, Moment::now(), patience, wants);
+        };
+        line.queue.insert(rank, wants);
+        drop(shard);
+        Entered::Stands(Standing::new(store, key, rank, patience))
+    }
+
+    /// Takes `lease` back from whoever it is on offer to, and who did not take it.
+    pub(crate) fn take_back(lease: &Arc<Lease>) -> Option<Self> {
+        let (store, key) = (lease.store(), lease.key());
+        let promise = Promise::asks(Moment::now(), Duration::ZERO);
+        let taken = {
+            let mut shard = store.lines.shard(key);
+            let turn = shard.next();
+            let line = shard.lines.get_mut(key)?;
+            let Stage::Offered(offer) = &line.stage else {
+                return None;
+            };
+            if !offer
+                .lease
+                .as_ref()
+                .is_some_and(|one| Arc::ptr_eq(one, lease))
+            {
+                return None;
+            }
+            if let Some(waiter) = line.queue.find(offer.to) {
+                waiter.sleeps = true;
+            }
+            line.take(turn, None, promise)
+        };
+        Some(Self::new(store, key, taken.turn, taken))
     }
 
     /// The store granted it: `lease` is the holder from now on, and keeps the spot until it is over.
     pub(crate) fn hold(mut self, lease: &Arc<Lease>) -> Spot {
         let mut at_store = self.at_store.take();
-        let spot = Spot {
-            store: Arc::clone(&self.spot.store),
-            key: self.spot.key.clone(),
-            turn: std::mem::take(&mut self.spot.turn),
-        };
+        let spot = self.spot.take();
         let mut shard = spot.shard();
         let told = shard.at(&spot.key, spot.turn).and_then(|line| {
             line.stage = Stage::Held(Arc::downgrade(lease));
@@ -190,21 +253,70 @@ impl Head {
 
 impl Drop for Head {
     fn drop(&mut self) {
-        self.spot.end(self.at_store.take());
+        let at_store = self.at_store.take();
+        match self.passed.take() {
+            None => self.spot.end(at_store),
+            Some(lease) => {
+                drop(at_store);
+                contained(|| lease.put_back(self.spot.take()));
+            }
+        }
     }
 }
 
 impl Spot {
+    fn new(store: &Arc<Store>, key: &LockKey, turn: u64) -> Self {
+        Self {
+            store: Arc::clone(store),
+            key: key.clone(),
+            turn,
+        }
+    }
+
+    fn take(&mut self) -> Self {
+        Self::new(&self.store, &self.key, std::mem::take(&mut self.turn))
+    }
+
     fn shard(&self) -> MutexGuard<'_, Shard> {
         self.store.lines.shard(&self.key)
     }
 
+    /// Offers `lease` to the next in line, if somebody is and it `fits`.
+    pub(crate) fn offer(
+        mut self,
+        lease: &Arc<Lease>,
+        now: Moment,
+        fits: impl FnOnce(&Wants) -> bool,
+    ) -> Result<(), Self> {
+        let waker = {
+            let mut shard = self.shard();
+            let turn = shard.next();
+            match shard.at(&self.key, self.turn) {
+                Some(line) => line.offer_lease(turn, lease, now, fits),
+                None => Err(NoTaker),
+            }
+        };
+        let Ok(waker) = waker else {
+            return Err(self);
+        };
+        self.turn = 0;
+        if let Some(waker) = waker {
+            contained(|| waker.wake());
+        }
+        Ok(())
+    }
+
     fn end(&mut self, at_store: Option<Box<AtStore>>) {
         let turn = std::mem::take(&mut self.turn);
-        if turn != 0 {
-            let afterwards = self.shard().end(&self.key, turn, at_store);
-            afterwards.run();
+        if turn == 0 {
+            return;
         }
+        contained(|| {
+            let (mut shard, rests) = (self.shard(), self.store.rests());
+            let afterwards = shard.end(&self.key, turn, at_store, rests);
+            drop(shard);
+            afterwards.run();
+        });
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::task::Waker;
 
+use super::Wants;
 use crate::acquire::AtStore;
 
 /// The waiters of one line, by rank.
@@ -19,6 +20,7 @@ pub(super) struct Waiter {
     pub(super) waker: Option<Waker>,
     /// It was passed over, and has not shown up since.
     pub(super) sleeps: bool,
+    pub(super) wants: Wants,
 }
 
 impl Queue {
@@ -38,16 +40,15 @@ impl Queue {
     }
 
     /// Puts a waiter where its rank belongs.
-    pub(super) fn insert(&mut self, rank: u64) {
+    pub(super) fn insert(&mut self, rank: u64, wants: Wants) {
         let (Ok(index) | Err(index)) = self.index(rank);
-        self.waiters.insert(
-            index,
-            Waiter {
-                rank,
-                waker: None,
-                sleeps: false,
-            },
-        );
+        let waiter = Waiter {
+            rank,
+            waker: None,
+            sleeps: false,
+            wants,
+        };
+        self.waiters.insert(index, waiter);
     }
 
     pub(super) fn remove(&mut self, rank: u64) -> Option<Waiter> {
@@ -96,6 +97,14 @@ impl Queue {
 mod tests {
     use super::*;
 
+    fn wants() -> Wants {
+        Wants {
+            ttl: std::time::Duration::from_secs(1),
+            label: None,
+            passing: crate::policy::PassingOn::never(),
+        }
+    }
+
     fn ranks(queue: &Queue) -> Vec<u64> {
         queue.waiters.iter().map(|waiter| waiter.rank).collect()
     }
@@ -104,7 +113,7 @@ mod tests {
     fn who_comes_back_stands_where_it_stood() {
         let mut queue = Queue::default();
         for rank in [3, 5, 9, 4] {
-            queue.insert(rank);
+            queue.insert(rank, wants());
         }
         assert_eq!(ranks(&queue), [3, 4, 5, 9]);
         assert!(queue.remove(4).is_some() && queue.remove(4).is_none());
@@ -115,7 +124,7 @@ mod tests {
     fn who_was_passed_over_comes_last_until_it_shows_up() {
         let mut queue = Queue::default();
         for rank in [3, 5, 9] {
-            queue.insert(rank);
+            queue.insert(rank, wants());
         }
         queue.pass_over_before(9);
         assert_eq!((queue.awake_before(9), queue.awake_before(10)), (0, 1));

@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::{CLAIM, Head, Promise, Taken, Told};
 use crate::clock::Moment;
 use crate::key::LockKey;
+use crate::observe::contained;
 use crate::store::Store;
 
 /// A waiter in a line. Dropped, it leaves.
@@ -106,25 +107,28 @@ impl Standing {
 
     fn becomes(&mut self, taken: Taken) -> Head {
         self.stands = false;
-        Head::new(
-            &self.store,
-            &self.key,
-            taken.turn,
-            self.rank,
-            taken.at_store,
-        )
+        Head::new(&self.store, &self.key, self.rank, taken)
+    }
+}
+
+impl Standing {
+    fn leave(&mut self) {
+        let left = {
+            let mut shard = self.store.lines.shard(&self.key);
+            shard.leave(&self.key, self.rank)
+        };
+        left.afterwards.run();
+        if let Some(taken) = left.taken {
+            // Dropped at once, it puts back the lease that was on offer.
+            drop(self.becomes(taken));
+        }
     }
 }
 
 impl Drop for Standing {
     fn drop(&mut self) {
         if self.stands {
-            let (afterwards, _waker) = self
-                .store
-                .lines
-                .shard(&self.key)
-                .leave(&self.key, self.rank);
-            afterwards.run();
+            contained(|| self.leave());
         }
     }
 }

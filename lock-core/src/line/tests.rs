@@ -18,8 +18,16 @@ fn key(name: &str) -> LockKey {
     LockKey::new(name).unwrap()
 }
 
+fn wants() -> Wants {
+    Wants {
+        ttl: SECOND,
+        label: None,
+        passing: PassingOn::never(),
+    }
+}
+
 fn enter(store: &Arc<Store>, key: &LockKey) -> Entered {
-    Head::or_stand(store, key, Moment::now(), SECOND)
+    Head::or_stand(store, key, Moment::now(), SECOND, wants())
 }
 
 fn head(store: &Arc<Store>, key: &LockKey) -> Head {
@@ -103,7 +111,7 @@ async fn a_head_whose_turn_was_taken_has_no_say() {
     slow.tell(Told::nothing(Moment::now()));
     // It stands before who comes later.
     let mut last = standing(&store, &key);
-    let Entered::Stands(mut slow) = slow.stand_again(SECOND) else {
+    let Entered::Stands(mut slow) = slow.stand_again(SECOND, wants()) else {
         panic!("two heads")
     };
     drop(next);
@@ -113,14 +121,33 @@ async fn a_head_whose_turn_was_taken_has_no_say() {
     assert_eq!(lines(&store), 0);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_head_whose_line_has_gone_makes_a_new_one() {
+    let (store, key) = (store(), key("k"));
+    let slow = head(&store, &key);
+    tokio::time::sleep(SECOND + CLAIM).await;
+    let Found::Free(next) = Head::at_once(&store, &key, Moment::now(), SECOND) else {
+        panic!("the head did not look again")
+    };
+    drop(next);
+    assert_eq!(lines(&store), 0);
+    let again = slow.stand_again(SECOND, wants());
+    assert!(matches!(again, Entered::Head(_)));
+    drop(again);
+    assert_eq!(lines(&store), 0);
+}
+
 #[test]
-fn a_head_without_a_line_makes_a_new_one() {
+fn a_head_may_give_its_turn_on_and_stand_in_line_again() {
     let (store, key) = (store(), key("k"));
     let first = head(&store, &key);
-    let turn = first.stand_again(SECOND);
-    assert!(matches!(turn, Entered::Head(_)));
-    drop(turn);
-    assert_eq!(lines(&store), 0);
+    let mut second = standing(&store, &key);
+    let Entered::Stands(mut first) = first.stand_again(SECOND, wants()) else {
+        panic!("two heads")
+    };
+    assert!(turn(&mut second).is_none(), "it came later");
+    drop(turn(&mut first).expect("its turn"));
+    drop(turn(&mut second).expect("its turn"));
 }
 
 #[test]

@@ -2,12 +2,14 @@
 
 mod guard;
 mod options;
+mod passing;
 mod renewal;
 mod retry;
 
 pub use guard::GuardPolicy;
 pub use options::{LockOptions, MAX_TTL, MIN_TTL};
 pub(crate) use options::{Terms, check_ttl, validity};
+pub use passing::PassingOn;
 pub use renewal::RenewalPolicy;
 pub use retry::{Delays, RetryPolicy};
 pub(crate) use retry::{MIN_DELAY, nth, part_of};

@@ -1,9 +1,10 @@
 //! The options of a lock and the numbers that follow from them, checked before anything is sent.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::retry::nth;
-use super::{GuardPolicy, RenewalPolicy, RetryPolicy};
+use super::{GuardPolicy, PassingOn, RenewalPolicy, RetryPolicy};
 use crate::error::LockError;
 use crate::owner::check_label;
 
@@ -35,7 +36,8 @@ pub struct LockOptions {
     retry: RetryPolicy,
     renewal: RenewalPolicy,
     guard: GuardPolicy,
-    label: Option<String>,
+    passing: PassingOn,
+    label: Option<Arc<str>>,
     op_timeout: Option<Duration>,
     min_validity: Option<Duration>,
     recheck: Duration,
@@ -49,6 +51,7 @@ impl Default for LockOptions {
             retry: RetryPolicy::default(),
             renewal: RenewalPolicy::default(),
             guard: GuardPolicy::default(),
+            passing: PassingOn::default(),
             label: None,
             op_timeout: None,
             min_validity: None,
@@ -93,11 +96,19 @@ impl LockOptions {
         self
     }
 
+    /// Whether and how often the lock goes straight to the next in line of this process when it is released. Default: at
+    /// most 64 times, within 5 ms.
+    #[must_use]
+    pub const fn with_passing_on(mut self, passing: PassingOn) -> Self {
+        self.passing = passing;
+        self
+    }
+
     /// A label that others see while this holds the lock, such as host and pid: at most 128 bytes without control
     /// characters. Everybody who can read the store can read it. Default: none.
     #[must_use]
     pub fn with_label(mut self, label: impl Into<String>) -> Self {
-        self.label = Some(label.into());
+        self.label = Some(label.into().into());
         self
     }
 
@@ -149,10 +160,21 @@ impl LockOptions {
         self.guard
     }
 
+    /// Whether and how often the lock goes straight to the next in line.
+    #[must_use]
+    pub const fn passing_on(&self) -> PassingOn {
+        self.passing
+    }
+
     /// The label that others see.
     #[must_use]
     pub fn label(&self) -> Option<&str> {
         self.label.as_deref()
+    }
+
+    /// The label, to be kept.
+    pub(crate) fn shared_label(&self) -> Option<Arc<str>> {
+        self.label.clone()
     }
 
     /// How often a woken waiter looks for itself.
@@ -196,6 +218,7 @@ impl LockOptions {
             min_validity,
             renewal: self.renewal,
             guard: self.guard,
+            passing: self.passing,
         })
     }
 }
@@ -208,6 +231,7 @@ pub(crate) struct Terms {
     pub(crate) min_validity: Duration,
     pub(crate) renewal: RenewalPolicy,
     pub(crate) guard: GuardPolicy,
+    pub(crate) passing: PassingOn,
 }
 
 /// Refuses a ttl that no lease may have.

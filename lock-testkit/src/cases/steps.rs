@@ -62,15 +62,21 @@ pub(crate) fn scaled<T>(usual: T, long: T) -> T {
     }
 }
 
+fn as_is<F: Fixture>(fixture: &F, locks: Locks) -> Locks {
+    locks
+        .with_prefix(fixture.prefix())
+        .with_passing_on(F::PASSING_ON)
+}
+
 /// What an application uses: locks at a client of their own, of which `lock(key.name())` is the lock of a [`key`].
 pub(crate) async fn locks<F: Fixture>(fixture: &F) -> Locks {
-    Locks::new(fixture.client().await).with_prefix(fixture.prefix())
+    as_is(fixture, Locks::new(fixture.client().await))
 }
 
 /// The same at a client whose calls are recorded, and meet what the case says on their way.
 pub(crate) async fn watched_locks<F: Fixture>(fixture: &F) -> (Faulty<F::Backend>, Locks) {
     let client = Faulty::around(fixture.client().await);
-    let locks = Locks::new(client.clone()).with_prefix(fixture.prefix());
+    let locks = as_is(fixture, Locks::new(client.clone()));
     (client, locks)
 }
 
@@ -87,7 +93,7 @@ pub(crate) fn eager() -> RetryPolicy {
 
 /// Other locks at the same client, which ask the store although a guard of the first believes that it holds.
 pub(crate) fn beside<F: Fixture>(fixture: &F, client: &Faulty<F::Backend>) -> Locks {
-    Locks::new(client.clone()).with_prefix(fixture.prefix())
+    as_is(fixture, Locks::new(client.clone()))
 }
 
 /// The lock of `key`, taken for [`LEASE`] and renewed every 100 ms: a hundredth of what a loaded machine may miss.

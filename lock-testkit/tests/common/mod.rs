@@ -7,6 +7,10 @@ use lock_core::{BackendError, LockError, LockGuard, LockOptions, Locks, LossReas
 use lock_testkit::Scripted;
 use tokio::time::{Instant, sleep};
 
+mod taking;
+
+pub(crate) use taking::take;
+
 pub(crate) const MS: Duration = Duration::from_millis(1);
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
 
@@ -19,7 +23,7 @@ pub(crate) fn options(ttl: Duration) -> LockOptions {
 
 pub(crate) async fn hold(backend: &Scripted, name: &str, options: LockOptions) -> LockGuard {
     let lock = Locks::new(backend.clone()).lock(name).with_options(options);
-    lock.try_acquire().await.unwrap()
+    take(backend, &lock).await
 }
 
 pub(crate) fn cut() -> BackendError {

@@ -26,6 +26,12 @@ use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::task::{JoinHandle, yield_now};
 use tokio::time::timeout;
 
+#[path = "../common/taking.rs"]
+mod taking;
+
+#[allow(unused_imports, reason = "some test files use it")]
+pub(crate) use taking::take;
+
 pub const MS: Duration = Duration::from_millis(1);
 pub const SECOND: Duration = Duration::from_secs(1);
 pub const HOUR: Duration = Duration::from_secs(3600);
@@ -183,6 +189,8 @@ pub struct Odd {
     pub restless: bool,
     /// Every busy answer gives a new place in line.
     pub shuffles: bool,
+    /// Wake-ups come later than whoever made them can ask again.
+    pub wakes_late: bool,
 }
 
 impl Odd {
@@ -192,6 +200,7 @@ impl Odd {
             panics_once: Arc::default(),
             restless: false,
             shuffles: false,
+            wakes_late: false,
         }
     }
 }
@@ -246,16 +255,29 @@ impl Wakeups for Odd {
     ) -> Result<Box<dyn Wakeup>, BackendError> {
         let wakeups = self.inner.wakeups().expect("it has wake-ups");
         let wakeup = wakeups.subscribe(key, place).await?;
-        Ok(if self.restless {
-            Box::new(Restless)
-        } else {
-            wakeup
+        Ok(match (self.restless, self.wakes_late) {
+            (true, _) => Box::new(Restless),
+            (false, true) => Box::new(Late(wakeup)),
+            (false, false) => wakeup,
         })
     }
 
     async fn leave(&self, key: &LockKey, place: &Place) -> Result<(), BackendError> {
         let wakeups = self.inner.wakeups().expect("it has wake-ups");
         wakeups.leave(key, place).await
+    }
+}
+
+#[derive(Debug)]
+struct Late(Box<dyn Wakeup>);
+
+#[async_trait]
+impl Wakeup for Late {
+    async fn notified(&mut self) {
+        self.0.notified().await;
+        for _ in 0..20 {
+            yield_now().await;
+        }
     }
 }
 
