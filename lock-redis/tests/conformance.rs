@@ -1,5 +1,5 @@
 //! Every promise of a backend is kept: over RESP3 as the default user, over RESP2 as one with the least rights, and on a server
-//! that keeps its data.
+//! that keeps its data; also with locks that are never passed on.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -11,6 +11,7 @@ mod common;
 
 use common::alone::{Alone, Kind};
 use common::{Backend, LEAST_RIGHTS};
+use lock_core::PassingOn;
 use lock_testkit::Gap;
 use lock_testkit::server::RedisOptions;
 
@@ -65,4 +66,18 @@ impl Kind for KeepsData {
 
 mod on_a_server_that_keeps_its_data {
     lock_testkit::conformance!(super::Alone<super::KeepsData>);
+}
+
+struct WithoutPassingOn;
+
+impl Kind for WithoutPassingOn {
+    const PASSING_ON: PassingOn = PassingOn::never();
+
+    async fn client(url: &str) -> Backend {
+        Backend::connect(url).await.unwrap()
+    }
+}
+
+mod without_passing_on {
+    lock_testkit::conformance!(super::Alone<super::WithoutPassingOn>);
 }

@@ -4,7 +4,7 @@ use std::marker::PhantomData;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-use lock_core::{ForceRelease, LockKey};
+use lock_core::{ForceRelease, LockKey, PassingOn};
 use lock_testkit::server::{RedisOptions, RedisServer, Reply};
 use lock_testkit::{Fixture, Gap};
 
@@ -14,6 +14,7 @@ use super::{Backend, refusals};
 pub trait Kind: Send + Sync + 'static {
     const GAPS: &'static [Gap] = &[Gap::Order, Gap::SurvivesRestart];
     const PREFIX: &'static str = "";
+    const PASSING_ON: PassingOn = PassingOn::at_most(64);
 
     fn is_here() -> bool {
         true
@@ -48,6 +49,7 @@ impl<K: Kind> Alone<K> {
 impl<K: Kind> Fixture for Alone<K> {
     type Backend = Backend;
     const GAPS: &'static [Gap] = K::GAPS;
+    const PASSING_ON: PassingOn = K::PASSING_ON;
 
     fn is_here() -> bool {
         K::is_here()
