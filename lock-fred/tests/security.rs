@@ -106,6 +106,35 @@ async fn a_malformed_url_is_invalid_and_never_printed() {
     }
 }
 
+/// Whenever the refusal comes: the client must not take it for something else, or lose it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_channel_that_is_refused_is_never_subscribed_to_and_the_others_always_are() {
+    let server = RedisServer::start();
+    server.add_user("locks", "pw", "~* +@all resetchannels &lock:*");
+    let url = server.url_for("locks", "pw");
+    for url in [url.clone(), format!("{url}?protocol=resp2")] {
+        let backend = Backend::connect(url).await.unwrap();
+        let wakeups = backend.wakeups().unwrap();
+        for n in 0..300 {
+            let name = n.to_string();
+            let (ours, theirs) = (prefixed(&name), key(&name));
+            let (heard, refused) = tokio::join!(
+                wakeups.subscribe(&ours, None),
+                wakeups.subscribe(&theirs, None)
+            );
+            let error = refused.unwrap_err();
+            assert_eq!(error.kind(), BackendErrorKind::Permanent, "{error}");
+            let mut heard = heard.unwrap();
+            if n % 30 == 0 {
+                let mine = owner();
+                take(&backend, &ours, &mine).await;
+                backend.release(&ours, &mine).await.unwrap();
+                soon("a wake-up", heard.notified()).await;
+            }
+        }
+    }
+}
+
 /// A server with a user `locks` who may do what `rules` say, and that user's URL.
 fn restricted(rules: &[&str]) -> (RedisServer, String) {
     let server = RedisServer::start();

@@ -4,17 +4,18 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use fred::interfaces::{EventInterface, PubsubInterface};
+use fred::interfaces::{ClientLike, EventInterface, PubsubInterface};
 use fred::types::Message;
-use futures_util::StreamExt;
-use futures_util::future::{BoxFuture, join_all};
+use fred::types::config::Options;
+use futures_util::future::{BoxFuture, FutureExt, join_all};
 use futures_util::stream::FuturesUnordered;
+use futures_util::stream::StreamExt;
 use tokio::sync::broadcast::{self, error::RecvError};
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::sync::watch;
 
 use super::cluster::{Address, Nodes, REDIRECTIONS, redirection};
-use super::{Server, ended, failure, slot};
+use super::{Server, Words, answer, ended, failure, slot};
 use crate::answer::Reply;
 use crate::error::{Cause, Failure};
 
@@ -73,18 +74,14 @@ impl Subscriber {
     ) -> Result<Vec<Result<(), Failure>>, Failure> {
         match self {
             Self::Server(sink) => sink.subscribe(channels).await,
-            Self::Cluster(shards) => Ok(shards.subscribe(channels).await),
+            Self::Cluster(shards) => shards.subscribe(channels).await,
         }
     }
 
     /// What becomes of it matters only if the connection fails.
     pub(crate) async fn unsubscribe(&self, channels: &[String]) -> Result<(), Failure> {
         match self {
-            Self::Server(sink) => {
-                let sent = sink.server.client.unsubscribe(channels.to_vec());
-                sink.confirmed(sent).await?.ok();
-                Ok(())
-            }
+            Self::Server(sink) => sink.unsubscribe(channels).await,
             Self::Cluster(shards) => shards.unsubscribe(channels).await,
         }
     }
@@ -112,7 +109,15 @@ impl Messages {
 pub(crate) struct Sink {
     server: Server,
     pings: AtomicU64,
+    /// The request that the client takes for unanswered: see [`confirmed`](Self::confirmed).
+    spare: tokio::sync::Mutex<Option<Awaited>>,
 }
+
+/// A request that has no reply of its own. (Boxed, as all futures of the client.)
+type Sent<'a> = BoxFuture<'a, Result<(), super::Error>>;
+
+/// A reply that is to come.
+type Awaited = BoxFuture<'static, Result<Reply, Failure>>;
 
 impl Sink {
     fn new(server: Server) -> (Self, Stream) {
@@ -123,6 +128,7 @@ impl Sink {
         let sink = Self {
             server,
             pings: AtomicU64::new(0),
+            spare: tokio::sync::Mutex::default(),
         };
         (sink, stream)
     }
@@ -142,51 +148,136 @@ impl Sink {
 
     async fn subscribe_to(&self, channels: &[String]) -> Result<Result<(), Failure>, Failure> {
         let sent = self.server.client.subscribe(channels.to_vec());
-        self.confirmed(sent).await
+        self.confirmed(Box::pin(sent)).await
     }
 
-    async fn ping(&self) -> Result<(), Failure> {
-        self.confirmed(std::future::ready(Ok(()))).await?.ok();
+    /// What becomes of it matters only if the connection fails.
+    async fn unsubscribe(&self, channels: &[String]) -> Result<(), Failure> {
+        let sent = self.server.client.unsubscribe(channels.to_vec());
+        self.confirmed(Box::pin(sent)).await?.ok();
         Ok(())
     }
 
-    /// Waits until the server has answered what is sent and all before, and gives its refusal if it refused that.
-    ///
-    /// The client does not wait for the answers to subscriptions, and takes a refusal for the answer to what was sent
-    /// next. So that is a numbered PING: an older number is one that a refusal has pushed back.
-    async fn confirmed(
-        &self,
-        sent: impl Future<Output = Result<(), super::Error>>,
-    ) -> Result<Result<(), Failure>, Failure> {
-        // Boxed, as all futures of the client.
-        let sent = self.server.while_open(Box::pin(sent)).await;
-        sent.map_err(|error| failure(&error))?;
-        let next = || self.pings.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
-        let wanted = next();
-        let mut number = wanted;
-        loop {
-            let pong = match self.server.ask(&["PING", &number.to_string()]).await {
-                Ok(pong) => pong,
-                Err(failure) if failure.is_answer() => return Ok(Err(failure)),
-                Err(failure) => return Err(failure),
-            };
-            let said = match pong {
-                Reply::Text(text) => Some(text),
-                // Among subscriptions in RESP2.
-                Reply::List(mut parts) => match parts.pop() {
-                    Some(Reply::Text(text)) => Some(text),
-                    _ => None,
-                },
-                _ => None,
-            };
-            let said = said.and_then(|text| String::from_utf8(text).ok()?.parse::<u64>().ok());
-            match said {
-                Some(said) if said >= wanted => return Ok(Ok(())),
-                Some(_) => number = next(),
-                None => return Err(Failure::new(Cause::Broken, "an odd answer to PING")),
-            }
+    async fn ping(&self) -> Result<(), Failure> {
+        let (number, pong) = self.numbered_ping();
+        match self.received(pong).await {
+            Ok(pong) if number_of(&pong) == Some(number) => Ok(()),
+            Ok(_) => Err(odd_pong()),
+            // It is alive.
+            Err(failure) if failure.is_answer() => Ok(()),
+            Err(failure) => Err(failure),
         }
     }
+
+    /// Waits until the server has answered what is sent, and gives its refusal if it refused that.
+    ///
+    /// The client drops all answers that say what is subscribed to. A refusal it takes for the answer to the first request
+    /// that has none yet, and drops it where there is no such request. So there always is one: a request whose answer it has
+    /// dropped. Behind what is sent goes a numbered PING, and either its number or the refusal comes in that request's place.
+    async fn confirmed(&self, sent: Sent<'_>) -> Result<Result<(), Failure>, Failure> {
+        let mut spare = self.spare.lock().await;
+        if spare.is_none() {
+            let unheard = self.send(&["UNSUBSCRIBE", NOBODYS]);
+            if let Err(refusal) = self.settle(&mut spare, unheard).await? {
+                return Ok(Err(refusal));
+            }
+        }
+        let first = spare.take().ok_or_else(odd_pong)?;
+        let sent = self.server.while_open(sent).await;
+        sent.map_err(|error| failure(&error))?;
+        self.settle(&mut spare, first).await
+    }
+
+    /// Sends the PING and waits for what comes in place of the answer to `first`. What is unanswered then is the new spare.
+    async fn settle(
+        &self,
+        spare: &mut Option<Awaited>,
+        first: Awaited,
+    ) -> Result<Result<(), Failure>, Failure> {
+        let (number, second) = self.numbered_ping();
+        let refusal = match self.received(first).await {
+            Ok(pong) if number_of(&pong) == Some(number) => {
+                *spare = Some(second);
+                return Ok(Ok(()));
+            }
+            Err(refusal) if refusal.is_answer() => refusal,
+            Ok(_) => return Err(odd_pong()),
+            Err(failure) => return Err(failure),
+        };
+        // What was refused may also be the PING. Then so is the next one, and one more is unanswered.
+        let (next, third) = self.numbered_ping();
+        match self.received(second).await {
+            Ok(pong) if number_of(&pong) == Some(number) => {
+                let pong = self.received(third).await?;
+                if number_of(&pong) != Some(next) {
+                    return Err(odd_pong());
+                }
+            }
+            Err(refusal) if refusal.is_answer() => *spare = Some(third),
+            Ok(_) => return Err(odd_pong()),
+            Err(failure) => return Err(failure),
+        }
+        Ok(Err(refusal))
+    }
+
+    fn numbered_ping(&self) -> (u64, Awaited) {
+        let number = self.pings.fetch_add(1, Ordering::Relaxed);
+        (number, self.send(&["PING", &number.to_string()]))
+    }
+
+    /// Sends now. The client itself waits for ever.
+    fn send(&self, command: &[&str]) -> Awaited {
+        let options = Options {
+            timeout: None,
+            ..self.server.client.options().clone()
+        };
+        let client = self.server.client.with_options(&options);
+        let Words(command, words) = Words::new(command);
+        let mut awaited: Awaited = Box::pin(async move {
+            let sent = client.custom_raw(command, words).await;
+            sent.map_err(|error| failure(&error)).and_then(answer)
+        });
+        // It is sent when it is first polled.
+        match awaited.as_mut().now_or_never() {
+            Some(reply) => Box::pin(std::future::ready(reply)),
+            None => awaited,
+        }
+    }
+
+    async fn received(&self, awaited: Awaited) -> Result<Reply, Failure> {
+        let received = async {
+            tokio::select! {
+                biased;
+                reply = awaited => reply,
+                () = ended(&self.server.ended) => Err(Failure::new(Cause::Broken, "the connection has ended")),
+            }
+        };
+        let patience = self.server.client.options().timeout.unwrap_or_default();
+        match tokio::time::timeout(patience, received).await {
+            Ok(reply) => reply,
+            Err(_) => Err(Failure::new(Cause::Late, "no answer")),
+        }
+    }
+}
+
+/// A channel that nobody listens to.
+const NOBODYS: &str = "fencelock:nobody";
+
+/// Which PING that answers. In RESP2 it is a list where something is subscribed to.
+fn number_of(pong: &Reply) -> Option<u64> {
+    let text = match pong {
+        Reply::Text(text) => text,
+        Reply::List(parts) => match parts.last() {
+            Some(Reply::Text(text)) => text,
+            _ => return None,
+        },
+        _ => return None,
+    };
+    std::str::from_utf8(text).ok()?.parse().ok()
+}
+
+fn odd_pong() -> Failure {
+    Failure::new(Cause::Broken, "an odd answer to PING")
 }
 
 /// What comes over a connection to one server.
@@ -228,7 +319,7 @@ struct Subscriptions {
 
 impl Shards {
     /// Each channel by itself: they lie in different slots. Whatever fails concerns that slot only.
-    async fn subscribe(&self, channels: &[String]) -> Vec<Result<(), Failure>> {
+    async fn subscribe(&self, channels: &[String]) -> Result<Vec<Result<(), Failure>>, Failure> {
         let mut results: Vec<_> = channels.iter().map(|_| None).collect();
         let mut led: HashMap<usize, Address> = HashMap::new();
         for _ in 0..REDIRECTIONS {
@@ -258,15 +349,16 @@ impl Shards {
                 match result {
                     Err(Led::To(address)) => drop(led.insert(index, address)),
                     Err(Led::Nowhere(failure)) => set(&mut results, index, Err(failure)),
+                    Err(Led::Astray(failure)) => return Err(failure),
                     Ok(()) => set(&mut results, index, Ok(())),
                 }
             }
         }
         let unsettled = || Err(Failure::new(Cause::Odd, "led to and fro between nodes"));
-        results
-            .into_iter()
+        let results = results.into_iter();
+        Ok(results
             .map(|result| result.unwrap_or_else(unsettled))
-            .collect()
+            .collect())
     }
 
     async fn subscribe_at(
@@ -286,14 +378,14 @@ impl Shards {
             let sink = &sink;
             async move {
                 let result = match sink.server.ask(&["SSUBSCRIBE", channel]).await {
-                    Ok(Reply::List(_)) => {
+                    Ok(Reply::List(parts)) if is_about(&parts, channel) => {
                         let mut state = self.state();
                         state.places.insert((*channel).clone(), node.clone());
                         Ok(())
                     }
                     Ok(_) => {
                         let text = "an odd answer to SSUBSCRIBE";
-                        Err(Led::Nowhere(Failure::new(Cause::Broken, text)))
+                        Err(Led::Astray(Failure::new(Cause::Broken, text)))
                     }
                     Err(failure) => match redirection(&failure, node) {
                         Some(redirection) => {
@@ -326,9 +418,15 @@ impl Shards {
                 continue;
             };
             for channel in channels {
-                // One by one: they lie in different slots.
+                // One by one: they lie in different slots. A refusal may come in place of the answer to the PING; where that
+                // is left nobody knows.
                 let sent = sink.server.client.sunsubscribe(channel);
-                sink.confirmed(sent).await?.ok();
+                let sent = sink.server.while_open(Box::pin(sent)).await;
+                sent.map_err(|error| failure(&error))?;
+                let (number, pong) = sink.numbered_ping();
+                if number_of(&sink.received(pong).await?) != Some(number) {
+                    return Err(odd_pong());
+                }
             }
         }
         Ok(())
@@ -394,6 +492,13 @@ impl Shards {
 enum Led {
     To(Address),
     Nowhere(Failure),
+    /// Answers come in place of others.
+    Astray(Failure),
+}
+
+/// Whether this is what a server says of `channel`.
+fn is_about(parts: &[Reply], channel: &str) -> bool {
+    matches!(parts, [_, Reply::Text(named), _] if named == channel.as_bytes())
 }
 
 fn set(results: &mut [Option<Result<(), Failure>>], index: usize, result: Result<(), Failure>) {
