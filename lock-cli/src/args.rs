@@ -66,9 +66,10 @@ What happens:
 
   SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1 and SIGUSR2 are forwarded to the command's group,
   except (on Linux) those that were ignored at the start, as with nohup: they stay ignored.
-  Its standard input is that of fencelock unless that is a terminal, and empty then.
+  Its standard input is that of fencelock unless that is a terminal, and empty then. A command that
+  opens the terminal itself, to ask for a password, is stopped by the system: Ctrl-C ends it.
 
-The command's environment:
+The command's environment is that of fencelock, LOCK_URL included, and:
   FENCELOCK_KEY       the key, prefix included
   FENCELOCK_TOKEN     the fencing token: send it along with every write, and let the resource
                       refuse smaller numbers. Absent where the store has none
