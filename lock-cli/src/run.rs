@@ -120,9 +120,6 @@ async fn hold(run: &Run, guard: LockGuard, signals: &mut Signals) -> Result<u8, 
             () = sleep(left.min(look)) => {}
         }
     };
-    if let Outcome::Lost(why) = &outcome {
-        complain(&format_args!("lost the lock: {why}; ending the command"));
-    }
     running.end().await;
     // Renewed until nothing of the command is left.
     let in_time = loop {
@@ -138,13 +135,14 @@ async fn hold(run: &Run, guard: LockGuard, signals: &mut Signals) -> Result<u8, 
             give_back(run, guard, code).await;
             return Ok(code);
         }
+        // Said only now: it waits for who reads it, and nothing else goes on meanwhile.
+        Outcome::Lost(why) => complain(&format_args!("lost the lock: {why}; ended the command")),
         Outcome::Ended(_) => {
             let why = why_lost(run, &guard, &start);
             complain(&format_args!(
                 "lost the lock: {why}; the command was ended, or was over too late to know"
             ));
         }
-        Outcome::Lost(_) => {}
     }
     // It may still be ours at the store.
     let _ = guard.release().await;
