@@ -31,6 +31,7 @@ impl<const PAUSED: bool, const TIMES: u16> Fixture for Memory<PAUSED, TIMES> {
         Gap::Restart,
         Gap::Stop,
         Gap::CutConnections,
+        Gap::Processes,
     ];
 
     async fn start() -> Self {

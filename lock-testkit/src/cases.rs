@@ -17,8 +17,7 @@
 //!
 //! | Row | Why it is no case | Where it is shown |
 //! |---|---|---|
-//! | X12, a holder that is killed | needs a process of its own | lock-redis, `tests/scenarios/processes.rs`; fencelock, `examples/nemesis` |
-//! | T11, a holder that is stopped | the same; [`expiry`] has a holder that is frozen, in one process | the same |
+//! | T11, a holder that is stopped | no process can be stopped everywhere; [`expiry`] has a holder that is frozen, in one process | lock-redis, `tests/scenarios/processes.rs`; fencelock, `examples/nemesis` |
 //! | T14, a machine that is suspended | no test suspends the machine | lock-core, `src/clock.rs`: the further of two clocks counts; never on a machine that was |
 //! | C09, owners are distinct | lock-core makes them, not the backend | lock-core, `src/owner.rs`: 100 000 on eight threads; `src/acquire/entropy_tests.rs`: a random source that fails |
 //! | C12, databases | not every store has them; [`names`] has the prefixes | lock-redis, `tests/contract.rs` |
@@ -47,6 +46,7 @@ pub mod loss;
 pub mod names;
 pub mod outages;
 pub mod ownership;
+pub mod processes;
 pub mod release;
 pub mod renewal;
 mod steps;
@@ -71,6 +71,10 @@ macro_rules! for_each_case {
                 a_lock_is_not_reentrant
                 holds_of_many_tasks_do_not_overlap
                 small_histories_are_linearizable
+            }
+            processes {
+                holds_of_several_processes_do_not_overlap [Processes]
+                the_lock_of_a_process_that_was_killed_comes_free_after_its_ttl [Processes]
             }
             expiry {
                 an_entry_ends_by_itself
@@ -265,7 +269,8 @@ macro_rules! __tests {
                 $(
                     #[test]
                     fn $case() {
-                        $crate::run_case(
+                        $crate::__run_test(
+                            concat!(module_path!(), "::", stringify!($case)),
                             $crate::case!($promise $case $([$($need)+])?),
                             $crate::cases::$promise::$case::<super::FixtureUnderTest>,
                         );

@@ -9,6 +9,7 @@ use tokio::runtime::Builder;
 use tokio::time::timeout;
 
 use crate::gap::Gap;
+use crate::others::{self, Told};
 use crate::report::Case;
 
 /// How long one case may take. Virtual time in a paused fixture.
@@ -41,6 +42,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 ///         Gap::Stall,
 ///         Gap::CutConnections,
 ///         Gap::ForceRelease,
+///         Gap::Processes,
 ///     ];
 ///
 ///     async fn start() -> Self {
@@ -141,10 +143,21 @@ pub trait Fixture: Sized + Send + Sync + 'static {
     fn operator(&self) -> impl Future<Output = Option<Arc<dyn ForceRelease>>> + Send {
         async { None }
     }
+
+    /// Where another process of this machine finds the store: what it is to [`join`](Self::join). Default: `None`, it cannot.
+    fn address(&self) -> Option<String> {
+        None
+    }
+
+    /// The fixture in another process: of the store at `address`, which is not this one's to start or to end.
+    fn join(address: String) -> impl Future<Output = Option<Self>> + Send {
+        let _ = address;
+        async { None }
+    }
 }
 
 /// Runs one case on a runtime of its own, or says on stderr that it is skipped and why.
-/// [`conformance!`](crate::conformance) calls this.
+/// [`conformance!`](crate::conformance) does this; cases of several processes run only there.
 ///
 /// # Panics
 ///
@@ -170,7 +183,12 @@ pub fn run_case<F: Fixture, Fut: Future<Output = ()>>(case: Case, body: impl FnO
     let runtime = builder.build().expect("a runtime can be started");
     runtime.block_on(async {
         let run = async {
-            let fixture = F::start().await;
+            let fixture = match Told::here() {
+                None => F::start().await,
+                Some(told) => F::join(told.address())
+                    .await
+                    .unwrap_or_else(|| panic!("{}", Gap::Processes.advice())),
+            };
             if !case.needs.is_empty() {
                 assert_declared(&fixture, case).await;
             }
@@ -181,6 +199,17 @@ pub fn run_case<F: Fixture, Fut: Future<Output = ()>>(case: Case, body: impl FnO
             "{case} is not over after {PATIENCE:?}"
         );
     });
+}
+
+/// As [`run_case`], for a test of this path, which other processes can be told to run.
+#[doc(hidden)]
+pub fn __run_test<F: Fixture, Fut: Future<Output = ()>>(
+    test: &'static str,
+    case: Case,
+    body: impl FnOnce(F) -> Fut,
+) {
+    others::this_is(test);
+    run_case(case, body);
 }
 
 /// Why `case` is not run.

@@ -39,6 +39,8 @@ pub enum Gap {
     CutConnections,
     /// There is no [`Fixture::operator`](crate::Fixture::operator): no lock can be taken from its holder.
     ForceRelease,
+    /// There is no [`Fixture::address`](crate::Fixture::address): the store is in the process that tests it.
+    Processes,
 }
 
 impl Gap {
@@ -58,6 +60,7 @@ impl Gap {
         Self::Stall,
         Self::CutConnections,
         Self::ForceRelease,
+        Self::Processes,
     ];
 
     /// Whether a backend declares that it has it; `None` of a hook, which is the fixture's.
@@ -76,7 +79,8 @@ impl Gap {
             | Self::Stop
             | Self::Stall
             | Self::CutConnections
-            | Self::ForceRelease => None,
+            | Self::ForceRelease
+            | Self::Processes => None,
         }
     }
 
@@ -97,6 +101,7 @@ impl Gap {
             Self::Stall => "`Fixture::stall`",
             Self::CutConnections => "`Fixture::cut_connections`",
             Self::ForceRelease => "`Fixture::operator`",
+            Self::Processes => "`Fixture::address` and `Fixture::join`",
         };
         format!("implement {what}, or declare `Gap::{self:?}` in `Fixture::GAPS`")
     }
@@ -119,6 +124,7 @@ impl fmt::Display for Gap {
             Self::Stall => "way to stall the store",
             Self::CutConnections => "connections to cut",
             Self::ForceRelease => "way to take a lock from its holder",
+            Self::Processes => "way for other processes to find the store",
         })
     }
 }

@@ -66,6 +66,7 @@
 //!         Gap::Stall,
 //!         Gap::CutConnections,
 //!         Gap::ForceRelease,
+//!         Gap::Processes,
 //!     ];
 //!
 //!     async fn start() -> Self {
@@ -119,6 +120,7 @@ mod leak;
 mod linear;
 #[cfg(target_os = "linux")]
 pub mod nemesis;
+mod others;
 pub mod proxy;
 mod report;
 mod scripted;
@@ -128,7 +130,7 @@ mod sweep;
 
 pub use cases::CASES;
 pub use faulty::{Call, Effect, Faulty, Op, Record, Renewal, Request, Script};
-pub use fixture::{Fixture, run_case};
+pub use fixture::{__run_test, Fixture, run_case};
 pub use gap::Gap;
 pub use history::{Attempted, End, Held, History, Hold, Violation};
 pub use honest::{Entry, Honest, HonestStore};

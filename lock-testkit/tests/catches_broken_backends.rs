@@ -15,7 +15,7 @@ use std::panic::{catch_unwind, set_hook, take_hook};
 use std::sync::Once;
 
 use broken::{FLAW, Flaw, REASONS, TABLE, Zoo};
-use lock_testkit::{CASES, Case, cases, for_each_case, run_case};
+use lock_testkit::{CASES, Case, Gap, cases, for_each_case, run_case};
 
 macro_rules! run_by_name {
     ([] $($promise:ident { $($case:ident $([$($need:ident)+])?)* })*) => {
@@ -86,6 +86,7 @@ fn every_reason_is_asked_for() {
     }
 }
 
+/// But those of several processes, which have a flaw of their own in `tests/processes.rs`: the zoo is in one.
 #[test]
 fn every_case_catches_something() {
     let tested: HashSet<_> = TABLE
@@ -94,6 +95,7 @@ fn every_case_catches_something() {
         .collect();
     let idle: Vec<_> = CASES
         .iter()
+        .filter(|case| !case.needs.contains(&Gap::Processes))
         .map(ToString::to_string)
         .filter(|case| !tested.contains(case.as_str()))
         .collect();

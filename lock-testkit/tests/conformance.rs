@@ -19,6 +19,7 @@ impl<const LATENCY: u64> Fixture for Honest<LATENCY> {
         Gap::Restart,
         Gap::Stall,
         Gap::CutConnections,
+        Gap::Processes,
     ];
 
     async fn start() -> Self {
@@ -67,6 +68,7 @@ impl Fixture for Watched {
         Gap::Stop,
         Gap::Stall,
         Gap::CutConnections,
+        Gap::Processes,
     ];
 
     async fn start() -> Self {

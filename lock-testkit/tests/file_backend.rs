@@ -15,7 +15,11 @@ mod file_backend;
 use file_backend::FileBackend;
 
 /// A directory of its own for each case.
-struct Files(PathBuf);
+struct Files {
+    directory: PathBuf,
+    /// Whether it is this process's to remove.
+    is_ours: bool,
+}
 
 impl Fixture for Files {
     type Backend = FileBackend;
@@ -34,30 +38,46 @@ impl Fixture for Files {
     async fn start() -> Self {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        Self(env::temp_dir().join(format!("file-backend-{}-{number}", process::id())))
+        Self {
+            directory: env::temp_dir().join(format!("file-backend-{}-{number}", process::id())),
+            is_ours: true,
+        }
     }
 
     async fn client(&self) -> FileBackend {
-        FileBackend::new(self.0.clone())
+        FileBackend::new(self.directory.clone())
     }
 
     async fn evict(&self, key: &LockKey) -> bool {
-        let _ = fs::remove_file(FileBackend::new(self.0.clone()).path(key));
+        let _ = fs::remove_file(FileBackend::new(self.directory.clone()).path(key));
         true
     }
 
     async fn obstruct(&self, key: &LockKey) -> bool {
-        let path = FileBackend::new(self.0.clone()).path(key);
+        let path = FileBackend::new(self.directory.clone()).path(key);
         let parent = path.parent().expect("it is in the directory");
         fs::create_dir_all(parent).expect("a directory can be made");
         fs::write(path, "no lock").expect("a file can be written");
         true
     }
+
+    fn address(&self) -> Option<String> {
+        self.directory.to_str().map(str::to_owned)
+    }
+
+    async fn join(directory: String) -> Option<Self> {
+        Some(Self {
+            directory: directory.into(),
+            is_ours: false,
+        })
+    }
 }
 
 impl Drop for Files {
     fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
+        if self.is_ours {
+            let _ = fs::remove_dir_all(&self.directory);
+        }
     }
 }
 

@@ -255,6 +255,7 @@ pub(crate) async fn hook<F: Fixture>(fixture: &F, hook: Gap, key: &LockKey) -> b
         Gap::Stall => fixture.stall(true).await,
         Gap::CutConnections => fixture.cut_connections().await,
         Gap::ForceRelease => fixture.operator().await.is_some(),
+        Gap::Processes => fixture.address().is_some(),
         Gap::Fencing
         | Gap::Wakeups
         | Gap::Order

@@ -30,7 +30,7 @@ pub(crate) struct Zoo(Broken);
 impl Fixture for Zoo {
     type Backend = Broken;
     const PAUSED: bool = true;
-    const GAPS: &[Gap] = &[Gap::Order];
+    const GAPS: &[Gap] = &[Gap::Order, Gap::Processes];
 
     async fn start() -> Self {
         Self(Broken::new(FLAW.get()))

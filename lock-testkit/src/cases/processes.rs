@@ -1,0 +1,116 @@
+//! What several processes of one machine do with a lock fits together. Contract G1, G7; SCENARIOS C21, C22, X12.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::BufReader;
+use std::path::Path;
+
+use lock_core::{LockKey, Moment, Released};
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+
+use super::{
+    BOUND, MILLISECOND, RESOLUTION, SECOND, eager, eventually, hold, locks, owner, refused,
+    remaining, scaled, unrenewed,
+};
+use crate::fixture::Fixture;
+use crate::history::History;
+use crate::others::{Others, Told};
+
+/// What eight tasks in each of three processes believe about a lock fits together: no two hold it at the same time, and a
+/// number in a file that is read, left alone for a while and then written loses nothing.
+pub async fn holds_of_several_processes_do_not_overlap<F: Fixture>(fixture: F) {
+    const PROCESSES: usize = 3;
+    const TASKS: usize = 8;
+    let rounds = scaled(4, 100);
+    if let Some(told) = Told::here() {
+        let (here, key) = (&*told.directory, key_in(&fixture, &told.directory));
+        let log = here.join(format!("history-{}", told.number));
+        let log = OpenOptions::new().create(true).append(true).open(log);
+        let history = History::new().with_log(log.expect("a log can be opened"));
+        let locks = locks(&fixture).await.with_retry(eager());
+        // So that all are there when it begins.
+        fs::write(here.join(format!("ready-{}", told.number)), "").expect("a file can be written");
+        let is_ready = |number: usize| here.join(format!("ready-{number}")).exists();
+        eventually("all are there", async || (0..PROCESSES).all(is_ready)).await;
+        let mut tasks = JoinSet::new();
+        for task in 0..TASKS {
+            let (lock, history) = (locks.lock(key.name()), history.clone());
+            let counter = here.join("counter");
+            tasks.spawn(async move {
+                for round in 0..rounds {
+                    let who = format!("process {}, task {task}, round {round}", told.number);
+                    let attempt = history.attempt(lock.key().as_str(), who);
+                    let guard = hold(&lock).await;
+                    let hold = attempt.granted(&guard);
+                    let seen = count(&counter);
+                    sleep(MILLISECOND).await;
+                    fs::write(&counter, (seen + 1).to_string()).expect("a file can be written");
+                    hold.released();
+                    let released = guard.release().await.expect("a release is answered");
+                    assert_eq!(released, Released::Released);
+                }
+            });
+        }
+        tasks.join_all().await;
+        return;
+    }
+    let mut others = Others::start(&fixture, PROCESSES);
+    others.end().await;
+    let (history, here) = (History::new(), others.directory());
+    for number in 0..PROCESSES {
+        let log = File::open(here.join(format!("history-{number}")));
+        let log = BufReader::new(log.expect("a history was written"));
+        history.read(log).expect("a history was written");
+    }
+    // The clock that all processes share.
+    if cfg!(target_os = "linux") {
+        history.assert_sound();
+    }
+    let all = PROCESSES * TASKS * rounds;
+    assert_eq!(history.holds().len(), all);
+    assert_eq!(count(&here.join("counter")), all, "holds were not alone");
+}
+
+/// The lock of a process that was killed while it held and renewed it comes free when its ttl is over: not before, and not much
+/// later.
+pub async fn the_lock_of_a_process_that_was_killed_comes_free_after_its_ttl<F: Fixture>(
+    fixture: F,
+) {
+    let ttl = 2 * SECOND;
+    if let Some(told) = Told::here() {
+        let (here, locks) = (&*told.directory, locks(&fixture).await);
+        let lock = locks.lock(key_in(&fixture, here).name()).with_ttl(ttl);
+        let _guard = hold(&lock).await;
+        fs::write(here.join("held"), "").expect("a file can be written");
+        return std::future::pending().await;
+    }
+    let mut others = Others::start(&fixture, 1);
+    let held = others.directory().join("held");
+    eventually("it is held", async || held.exists()).await;
+    let (oracle, key) = (fixture.client().await, key_in(&fixture, others.directory()));
+    let locks = locks(&fixture).await;
+    // It is renewed meanwhile.
+    sleep(ttl).await;
+    refused(&oracle, &key, &owner()).await;
+    others.kill();
+    let (killed, left) = (Moment::now(), remaining(&oracle, &key).await);
+    assert!(left <= ttl + RESOLUTION, "{left:?} of {ttl:?}");
+    let next = hold(&unrenewed(&locks, &key)).await;
+    let took = killed.elapsed();
+    assert!(took + RESOLUTION >= left, "after {took:?} of {left:?}");
+    assert!(took < ttl + BOUND, "it came free after {took:?}");
+    assert_eq!(next.release().await.ok(), Some(Released::Released));
+}
+
+/// The key of a case, which all its processes know.
+fn key_in<F: Fixture>(fixture: &F, directory: &Path) -> LockKey {
+    let name = directory.file_name().and_then(|name| name.to_str());
+    let name = name.expect("a directory of ours has a name");
+    LockKey::with_prefix(fixture.prefix(), name).expect("a valid key")
+}
+
+/// The number in a file; 0 if there is none yet, or if two write it at the same time.
+fn count(file: &Path) -> usize {
+    let number = fs::read_to_string(file).ok();
+    number.and_then(|number| number.parse().ok()).unwrap_or(0)
+}
