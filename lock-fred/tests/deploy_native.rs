@@ -32,6 +32,7 @@ const GAPS: &[Gap] = &[
     Gap::Stop,
     Gap::Stall,
     Gap::CutConnections,
+    Gap::Processes,
     Gap::ForceRelease,
 ];
 

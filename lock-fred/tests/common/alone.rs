@@ -30,7 +30,7 @@ pub trait Kind: Send + Sync + 'static {
 
 /// One starts in 20 ms, and is stopped when the case ends, however it ends.
 pub struct Alone<K: Kind> {
-    /// None if the case stopped it, which nothing is asked of then.
+    /// None if the case stopped it, or it is another process's.
     server: Mutex<Option<RedisServer>>,
     url: String,
     kind: PhantomData<K>,
@@ -124,6 +124,18 @@ impl<K: Kind> Fixture for Alone<K> {
             return None;
         }
         Some(Arc::new(self.client().await))
+    }
+
+    fn address(&self) -> Option<String> {
+        Some(self.url.clone())
+    }
+
+    async fn join(url: String) -> Option<Self> {
+        Some(Self {
+            server: Mutex::new(None),
+            url,
+            kind: PhantomData,
+        })
     }
 }
 

@@ -9,7 +9,7 @@ use lock_testkit::{Fixture, Gap};
 
 use super::Backend;
 
-/// What a shared deployment lacks at least: nobody stops it under the others' feet.
+/// What a shared deployment lacks at least: nobody stops it under the others' feet, and another process would start its own.
 pub const SHARED: &[Gap] = &[
     Gap::Order,
     Gap::SurvivesRestart,
@@ -17,6 +17,7 @@ pub const SHARED: &[Gap] = &[
     Gap::Stop,
     Gap::Stall,
     Gap::CutConnections,
+    Gap::Processes,
 ];
 
 /// Servers that stand as long as the test program, which started them when they were first needed.
