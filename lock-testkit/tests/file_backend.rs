@@ -2,9 +2,9 @@
 #![cfg(unix)]
 #![allow(clippy::expect_used)]
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::{env, fs, process};
+use std::{fs, process};
 
 use lock_core::LockKey;
 use lock_testkit::{Fixture, Gap};
@@ -14,7 +14,7 @@ use lock_testkit::{Fixture, Gap};
 mod file_backend;
 use file_backend::FileBackend;
 
-/// A directory of its own for each case.
+/// A directory of its own for each case. Among the build's files, because a call of a case that has ended may make it again.
 struct Files {
     directory: PathBuf,
     /// Whether it is this process's to remove.
@@ -38,8 +38,9 @@ impl Fixture for Files {
     async fn start() -> Self {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("file-backend-{}-{number}", process::id());
         Self {
-            directory: env::temp_dir().join(format!("file-backend-{}-{number}", process::id())),
+            directory: Path::new(env!("CARGO_TARGET_TMPDIR")).join(name),
             is_ours: true,
         }
     }
