@@ -76,6 +76,15 @@ impl Failure {
         self.answer().is_some_and(|text| code(text) == wanted)
     }
 
+    /// The same with the names that the request was about, if its user may not use one of them: the server does not say which.
+    pub(crate) fn about(mut self, names: &[&str]) -> Self {
+        if self.has_code("NOPERM") && self.text.contains("to access") {
+            let quoted: Vec<_> = names.iter().map(|name| format!("{name:?}")).collect();
+            self.text = format!("{}: {}", self.text, quoted.join(", "));
+        }
+        self
+    }
+
     /// Whether the server does not know the script (yet, or any more). It then did nothing.
     pub(crate) fn is_no_script(&self) -> bool {
         self.has_code("NOSCRIPT")
@@ -463,6 +472,28 @@ mod tests {
             (Failure::new(Cause::Late, ""), false),
         ] {
             assert_eq!(failure.ends_connection(false), ends, "{failure:?}");
+        }
+    }
+
+    #[test]
+    fn names_that_a_user_may_not_use_are_told_and_those_of_other_refusals_are_not() {
+        for (code, text, told) in [
+            (
+                "NOPERM",
+                "this user has no permissions to access one of the keys used as arguments",
+                true,
+            ),
+            ("NOPERM", "No permissions to access a channel", true),
+            (
+                "NOPERM",
+                "User x has no permissions to run the 'get' command",
+                false,
+            ),
+            ("OOM", "command not allowed", false),
+        ] {
+            let error = not_answered(server(code, text).about(&["a", "b\n"]));
+            let said = error.to_string();
+            assert_eq!(said.ends_with(r#": "a", "b\n""#), told, "{said}");
         }
     }
 

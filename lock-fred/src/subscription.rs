@@ -268,7 +268,7 @@ impl Session<'_> {
         let channels: Vec<String> = wanted.keys().cloned().collect();
         let results = self.subscriber.subscribe(&channels).await.map_err(lost)?;
         for (channel, result) in channels.into_iter().zip(results) {
-            let result = result.map_err(error::not_answered);
+            let result = result.map_err(|failure| error::not_answered(failure.about(&[&channel])));
             for answer in wanted.remove(&channel).into_iter().flatten() {
                 drop(answer.send(result.clone()));
             }

@@ -6,7 +6,9 @@ mod common;
 use std::sync::Arc;
 
 use common::*;
-use lock_core::{LockError, LockOptions, Locks, Released, Ticket};
+use lock_core::{
+    LockBackend, LockError, LockKey, LockOptions, Locks, Ownership, Released, Renew, Ticket,
+};
 use lock_redis::RedisBackend;
 use lock_testkit::server::RedisServer;
 use tokio::task::JoinSet;
@@ -71,6 +73,56 @@ async fn a_release_of_one_wakes_the_waiters_of_the_other() {
         let guard = guard.unwrap().unwrap().unwrap();
         assert_eq!(guard.release().await.unwrap(), Released::Released);
     }
+}
+
+/// Scenario N09: the same key, value, counter and channel.
+#[tokio::test]
+async fn what_one_takes_the_other_knows_renews_and_gives_up() {
+    let server = RedisServer::start();
+    let redis = RedisBackend::connect(server.url()).await.unwrap();
+    let fred = Backend::connect(server.url()).await.unwrap();
+    for name in ["k", "{tag}k", "a}b"] {
+        of_one_owner(&redis, &fred, &key(name)).await;
+        of_one_owner(&fred, &redis, &key(name)).await;
+    }
+    assert_eq!(entries(&server), Vec::<String>::new());
+}
+
+#[cfg(feature = "cluster")]
+#[tokio::test]
+async fn what_one_takes_on_a_cluster_the_other_knows_renews_and_gives_up() {
+    let cluster = lock_testkit::server::RedisCluster::start();
+    let redis = RedisBackend::cluster(cluster.urls()).connect().await;
+    let fred = Backend::cluster(cluster.urls()).connect().await.unwrap();
+    let redis = redis.unwrap();
+    for name in ["a", "b", "c", "d", "{tag}k"] {
+        of_one_owner(&redis, &fred, &key(name)).await;
+        of_one_owner(&fred, &redis, &key(name)).await;
+    }
+}
+
+async fn of_one_owner(taker: &impl LockBackend, other: &impl LockBackend, key: &LockKey) {
+    let (mine, theirs) = (owner(), owner());
+    let mut wakeup = other.wakeups().unwrap().subscribe(key, None).await.unwrap();
+    let tokens = take(taker, key, &mine).await;
+    let holder = busy(attempt(other, key, &theirs).await).holder;
+    assert_eq!(holder.fencing, Some(tokens.last()));
+    assert_eq!(holder.label.as_deref(), Some("tester"));
+    // Another copy of the same attempt, whichever client sends it, is the same grant.
+    assert_eq!(take(other, key, &mine).await, tokens);
+    let seen = other.inspect(key).await.unwrap().unwrap();
+    assert_eq!(seen.fencing, Some(tokens.last()));
+    let answer = renew(other, key, &mine, TTL * 2, Renew::AtLeast).await;
+    assert_eq!(answer.unwrap(), Ownership::Held);
+    let answer = renew(other, key, &theirs, TTL, Renew::Exactly).await;
+    assert_eq!(answer.unwrap(), Ownership::Taken);
+    assert_eq!(other.release(key, &theirs).await.unwrap(), Ownership::Taken);
+    assert_eq!(taker.release(key, &mine).await.unwrap(), Ownership::Held);
+    soon("a wake-up", wakeup.notified()).await;
+    assert_eq!(other.release(key, &mine).await.unwrap(), Ownership::Absent);
+    let next = take(other, key, &theirs).await;
+    assert!(next.first() > tokens.last());
+    assert_eq!(taker.release(key, &theirs).await.unwrap(), Ownership::Held);
 }
 
 #[tokio::test]

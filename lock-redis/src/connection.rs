@@ -74,7 +74,7 @@ impl Link {
             request.script = script.source;
             reply = line.send(&request).await;
         }
-        Ok(reply)
+        Ok(reply.map_err(|failure| failure.about(keys)))
     }
 }
 
@@ -264,6 +264,11 @@ impl Own {
                 || replies.iter().any(|reply| reply.as_ref().is_err_and(ends))
         })
         .await
+        .map(|replies| {
+            let named =
+                |reply: Result<Reply, Failure>| reply.map_err(|failure| failure.about(&[key]));
+            replies.into_iter().map(named).collect()
+        })
         .map_err(error::not_answered)
     }
 

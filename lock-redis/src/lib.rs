@@ -38,7 +38,7 @@
 //! | pottery 3.0 (Python) with one master | [`prefix::POTTERY`] | `pottery::*`: it runs against ours |
 //! | python-redis-lock 4.0 (Python) | [`prefix::PYTHON_REDIS_LOCK`] | `python_redis_lock::*`: it runs against ours, waiting with a timeout. Without one it may wait for ever after a release of ours: do not mix |
 //! | rslock, redlock-rs, redsync (Rust) | none | `layouts::a_value_of_any_bytes_is_busy_and_left_alone` |
-//! | RedLock.net (.NET), distributed-lock (Rust), rueidislock (Go), ShedLock (Java) | in [`prefix`] | `layouts::a_prefix_puts_our_lock_where_theirs_is` |
+//! | RedLock.net (.NET), distkit and distributed-lock (Rust), rueidislock (Go), ShedLock (Java) | in [`prefix`] | `layouts::a_prefix_puts_our_lock_where_theirs_is` |
 //! | redsync, redislock (Go), aioredlock (Python), redlock-rb (Ruby), the mutex of DistributedLock (.NET) | none | not by name: one string under the name itself, as those above |
 //! | Redisson (Java) | – | `layouts::a_redisson_lock_is_a_conflict_and_ours_is_one_to_redisson`: an error on both sides, never two holders |
 //!

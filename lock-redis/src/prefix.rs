@@ -11,6 +11,9 @@
 //! # }
 //! ```
 
+/// The mutex of distkit (Rust), unless its namespace was set to another.
+pub const DISTKIT: &str = "distkit-locks:";
+
 /// distributed-lock (Rust, its Redis backend).
 pub const DISTRIBUTED_LOCK: &str = "distributed-lock:";
 

@@ -85,31 +85,18 @@ async fn certificates_for_a_plain_url_are_a_mistake_that_is_told() {
     assert!(error.to_string().contains("rediss://"), "{error}");
 }
 
-#[cfg(feature = "cluster")]
 #[tokio::test]
-async fn a_cluster_is_served_over_tls() {
-    use lock_core::{LockBackend, Ownership};
-    use lock_testkit::server::RedisCluster;
-
+async fn who_shows_no_certificate_is_not_let_in_where_one_is_wanted() {
     choose_provider();
-    let options = RedisOptions::new().with_tls(AUTHORITY.localhost());
-    let cluster = RedisCluster::with(&options, 3, 0);
-    let builder = Backend::cluster([cluster.nodes[0].url()]);
-    let backend = builder
-        .with_certificates(trusting(&AUTHORITY))
-        .connect()
-        .await
-        .unwrap();
-    for name in ["a", "b", "c", "d", "e", "f"] {
-        let (key, mine) = (key(name), owner());
-        let wakeups = backend.wakeups().unwrap();
-        let mut wakeup = wakeups.subscribe(&key, None).await.unwrap();
-        take(&backend, &key, &mine).await;
-        assert_eq!(backend.release(&key, &mine).await.unwrap(), Ownership::Held);
-        soon("a wake-up", wakeup.notified()).await;
+    let server = options(AUTHORITY.localhost()).with_args(["--tls-auth-clients", "yes"]);
+    let server = server.start();
+    let builder = Backend::builder(server.url());
+    let ours = showing(&AUTHORITY.localhost(), &AUTHORITY);
+    let backend = builder.clone().with_certificates(ours).connect().await;
+    round_trip(&backend.unwrap()).await;
+    let strangers = showing(&Authority::new().localhost(), &AUTHORITY);
+    for certificates in [trusting(&AUTHORITY), strangers] {
+        let connecting = builder.clone().with_certificates(certificates).connect();
+        soon("a refusal", connecting).await.unwrap_err();
     }
-    let stranger = Authority::new();
-    let builder = Backend::cluster([cluster.nodes[0].url()]).with_certificates(trusting(&stranger));
-    let error = builder.connect().await.unwrap_err();
-    assert!(error.to_string().contains("certificate"), "{error}");
 }

@@ -332,6 +332,7 @@ mod layouts {
         let server = RedisServer::start();
         for (prefix, key) in [
             (prefix::RED_LOCK_NET, "redlock:n"),
+            (prefix::DISTKIT, "distkit-locks:n"),
             (prefix::DISTRIBUTED_LOCK, "distributed-lock:n"),
             (prefix::RUEIDISLOCK, "rueidislock:0:n"),
             (prefix::shed_lock("prod").as_str(), "job-lock:prod:n"),

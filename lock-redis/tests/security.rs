@@ -175,8 +175,21 @@ const WAKING: [&str; 4] = ["+publish", "+subscribe", "+unsubscribe", "+ping"];
 
 #[tokio::test]
 async fn the_documented_permissions_suffice() {
-    let (server, url) = restricted(&[&PATTERNS[..], &COMMANDS, &WAKING].concat());
-    for url in [url.clone(), format!("{url}?protocol=resp2")] {
+    let server = RedisServer::start();
+    // With the rights to ask what the client does without, nothing at all is refused.
+    server.add_user("quiet", "pw", &format!("{LEAST_RIGHTS} {RIGHTS_TO_ASK}"));
+    let quiet = server.url_for("quiet", "pw");
+    use_everything(&[quiet.clone(), format!("{quiet}?protocol=resp2")]).await;
+    assert_eq!(all_refusals(&server), Vec::<String>::new());
+
+    server.add_user("locks", "pw", LEAST_RIGHTS);
+    let url = server.url_for("locks", "pw");
+    use_everything(&[url.clone(), format!("{url}?protocol=resp2")]).await;
+    assert_eq!(refusals(&server), Vec::<String>::new());
+}
+
+async fn use_everything(urls: &[String]) {
+    for url in urls {
         let backend = Backend::connect(url).await.unwrap();
         for name in ["x", "{tag}x", "a}b"] {
             let (key, mine, heir) = (prefixed(name), owner(), owner());
@@ -198,7 +211,6 @@ async fn the_documented_permissions_suffice() {
             soon("a wake-up", wakeup.notified()).await;
         }
     }
-    assert_eq!(refusals(&server), Vec::<String>::new());
 }
 
 #[tokio::test]
@@ -213,6 +225,8 @@ async fn without_the_channel_waiters_poll_and_releases_work() {
     .await
     .unwrap_err();
     assert_eq!(error.kind(), BackendErrorKind::Permanent, "{error}");
+    let channel = "\"lock:{lock:x}:fencelock:wake\"";
+    assert!(error.to_string().contains(channel), "{error}");
     take(&backend, &key, &mine).await;
     assert_eq!(backend.release(&key, &mine).await.unwrap(), Ownership::Held);
     // The same without the commands.
@@ -264,13 +278,22 @@ async fn a_missing_permission_is_named_at_the_first_use_and_leaves_nothing() {
     .unwrap_err();
     assert_eq!(error.kind(), BackendErrorKind::Permanent, "{error}");
     assert!(error.to_string().contains("'eval'"), "{error}");
-    // A key outside the pattern.
-    let (server, url) = restricted(&[&PATTERNS[..], &COMMANDS].concat());
-    let error = attempt(&Backend::connect(url).await.unwrap(), &key("x"), &owner())
-        .await
-        .unwrap_err();
+    // A key outside the pattern, and one whose counter is: both are named.
+    for (pattern, key) in [("~lock:*", key("x")), ("~lock:x", prefixed("x"))] {
+        let (server, url) = restricted(&[&[pattern], &COMMANDS[..]].concat());
+        let backend = Backend::connect(url).await.unwrap();
+        let error = attempt(&backend, &key, &owner()).await.unwrap_err();
+        assert_eq!(error.kind(), BackendErrorKind::Permanent, "{error}");
+        let said = error.to_string();
+        assert!(said.contains(&format!("\"{}\"", key.as_str())), "{said}");
+        assert!(said.contains(":fencelock:fence\""), "{said}");
+        assert_eq!(server.cli(&["DBSIZE"]).integer(), 0);
+    }
+    // Another database than the first.
+    let (_server, url) = restricted(&[&PATTERNS[..], &COMMANDS].concat());
+    let error = Backend::connect(format!("{url}/1")).await.unwrap_err();
     assert_eq!(error.kind(), BackendErrorKind::Permanent, "{error}");
-    assert_eq!(server.cli(&["DBSIZE"]).integer(), 0);
+    assert!(error.to_string().contains("'select'"), "{error}");
 }
 
 #[tokio::test]

@@ -1,10 +1,20 @@
 //! What the tests need to know of the client.
 
+#[cfg(feature = "tls")]
+use lock_fred::fred::rustls::pki_types::pem::PemObject;
+#[cfg(feature = "tls")]
+use lock_fred::fred::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+#[cfg(feature = "tls")]
+use lock_fred::fred::rustls::{ClientConfig, RootCertStore};
+
 /// What is tested.
 pub use lock_fred::FredBackend as Backend;
 
 /// Commands that the client sends with each connection, and does without if they are refused.
 pub const ASKED_WHEN_CONNECTING: [&str; 2] = ["client|id", "info"];
+
+/// The rights to ask that, so that nothing is refused.
+pub const RIGHTS_TO_ASK: &str = "+client|id +info";
 
 /// The client comes with the one who does the cryptography.
 #[cfg(feature = "tls")]
@@ -15,17 +25,27 @@ pub const fn choose_provider() {}
 pub fn trusting(
     authority: &lock_testkit::server::Authority,
 ) -> lock_fred::fred::types::config::TlsConnector {
-    use lock_fred::fred::rustls::pki_types::CertificateDer;
-    use lock_fred::fred::rustls::pki_types::pem::PemObject;
-    use lock_fred::fred::rustls::{ClientConfig, RootCertStore};
+    let builder = ClientConfig::builder().with_root_certificates(authorities(authority));
+    builder.with_no_client_auth().into()
+}
 
+/// The same, and shows who we are.
+#[cfg(feature = "tls")]
+pub fn showing(
+    identity: &lock_testkit::server::Identity,
+    authority: &lock_testkit::server::Authority,
+) -> lock_fred::fred::types::config::TlsConnector {
+    let certificate = CertificateDer::from_pem_slice(identity.certificate().as_bytes()).unwrap();
+    let key = PrivateKeyDer::from_pem_slice(identity.key().as_bytes()).unwrap();
+    let builder = ClientConfig::builder().with_root_certificates(authorities(authority));
+    let config = builder.with_client_auth_cert(vec![certificate], key);
+    config.unwrap().into()
+}
+
+#[cfg(feature = "tls")]
+fn authorities(authority: &lock_testkit::server::Authority) -> RootCertStore {
     let mut authorities = RootCertStore::empty();
-    let pem = authority.certificate();
+    let certificate = CertificateDer::from_pem_slice(authority.certificate().as_bytes());
+    authorities.add(certificate.unwrap()).unwrap();
     authorities
-        .add(CertificateDer::from_pem_slice(pem.as_bytes()).unwrap())
-        .unwrap();
-    ClientConfig::builder()
-        .with_root_certificates(authorities)
-        .with_no_client_auth()
-        .into()
 }

@@ -6,6 +6,9 @@ pub use lock_redis::RedisBackend as Backend;
 /// Commands that the client sends with each connection, and does without if they are refused.
 pub const ASKED_WHEN_CONNECTING: [&str; 0] = [];
 
+/// The rights to ask that, so that nothing is refused.
+pub const RIGHTS_TO_ASK: &str = "";
+
 /// What a program that uses TLS does once: it chooses who does the cryptography.
 #[cfg(feature = "tls")]
 pub fn choose_provider() {
@@ -21,5 +24,21 @@ pub fn trusting(authority: &lock_testkit::server::Authority) -> lock_redis::redi
     lock_redis::redis::TlsCertificates {
         client_tls: None,
         root_cert: Some(authority.certificate().into_bytes()),
+    }
+}
+
+/// The same, and shows who we are.
+#[cfg(feature = "tls")]
+pub fn showing(
+    identity: &lock_testkit::server::Identity,
+    authority: &lock_testkit::server::Authority,
+) -> lock_redis::redis::TlsCertificates {
+    let client_tls = lock_redis::redis::ClientTlsConfig {
+        client_cert: identity.certificate().as_bytes().to_vec(),
+        client_key: identity.key().as_bytes().to_vec(),
+    };
+    lock_redis::redis::TlsCertificates {
+        client_tls: Some(client_tls),
+        ..trusting(authority)
     }
 }

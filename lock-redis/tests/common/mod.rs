@@ -46,6 +46,11 @@ pub const LEAST_RIGHTS: &str = "resetkeys resetchannels -@all ~lock:* &lock:* \
      +evalsha +eval +set +get +getrange +type +del +pexpire +pttl +time \
      +publish +subscribe +unsubscribe +ping";
 
+/// The same on a cluster.
+pub const LEAST_RIGHTS_OF_A_CLUSTER: &str = "resetkeys resetchannels -@all ~lock:* &lock:* \
+     +evalsha +eval +set +get +getrange +type +del +pexpire +pttl +time \
+     +spublish +ssubscribe +sunsubscribe +ping +cluster|slots +asking";
+
 /// Locks on a client of their own, as another process has them.
 pub async fn locks(server: &RedisServer) -> Locks {
     Locks::new(Backend::connect(server.url()).await.unwrap())
@@ -138,17 +143,22 @@ pub async fn round_trip(backend: &impl LockBackend) {
     assert_eq!(backend.release(&key, &mine).await.unwrap(), Ownership::Held);
 }
 
-/// What the server refused for want of a right.
+/// What the server refused for want of a right, but for what clients do without.
 pub fn refusals(server: &RedisServer) -> Vec<String> {
+    let mut refused = all_refusals(server);
+    refused.retain(|object| !ASKED_WHEN_CONNECTING.contains(&object.as_str()));
+    refused
+}
+
+/// All that the server refused for want of a right.
+pub fn all_refusals(server: &RedisServer) -> Vec<String> {
     let log = server.cli(&["ACL", "LOG"]);
     let objects = log.array().iter().map(|entry| {
         let mut fields = entry.array().iter();
         fields.find(|field| matches!(field, Reply::Bulk(name) if name == b"object"));
         fields.next().unwrap().text()
     });
-    objects
-        .filter(|object| !ASKED_WHEN_CONNECTING.contains(&object.as_str()))
-        .collect()
+    objects.collect()
 }
 
 pub fn pttl(server: &RedisServer, key: &str) -> i64 {

@@ -74,7 +74,7 @@
 //! | N03 | `scenarios::names::odd_names_are_held_side_by_side_byte_for_byte`, `cases::names::nearly_equal_names_are_different_locks` |
 //! | N04 | `scenarios::names::odd_names_are_held_side_by_side_byte_for_byte`, `contract::odd_keys_are_independent_locks` |
 //! | N05 | `scenarios::names::odd_names_are_held_side_by_side_byte_for_byte`, `proxied::waiting::messages_of_other_names_and_garbage_wake_nobody_for_nothing` |
-//! | N09 | `scenarios::names::who_locks_by_set_nx_excludes_us_and_is_excluded` |
+//! | N09 | `scenarios::names::who_locks_by_set_nx_excludes_us_and_is_excluded`, `both_clients::each_excludes_the_other_and_names_it`, `both_clients::what_one_takes_the_other_knows_renews_and_gives_up` |
 #![cfg(unix)]
 #![allow(
     clippy::arithmetic_side_effects,
@@ -130,6 +130,8 @@ fn is_there(test: &str) -> bool {
     let testkit = package.with_file_name("lock-testkit");
     let places = [
         package.join("tests"),
+        // What is about both clients stands there.
+        package.with_file_name("lock-fred").join("tests"),
         testkit.join("tests"),
         testkit.join("src"),
     ];

@@ -108,7 +108,8 @@ impl RedisOptions {
             // A watcher writes down what it learns; after a restart it goes on from there.
             let file = directory.join("sentinel.conf");
             if !file.exists() {
-                let text = format!("bind 127.0.0.1\nport {port}\nlogfile log\n{configuration}");
+                let doors = self.doors(directory, &port);
+                let text = format!("bind 127.0.0.1\n{doors}logfile log\n{configuration}");
                 std::fs::write(&file, text).expect("a configuration can be written");
             }
             command.arg(file).arg("--sentinel");
@@ -133,6 +134,28 @@ impl RedisOptions {
         }
         command.args(&self.args);
         command
+    }
+
+    /// Where a watcher listens, as lines of its configuration.
+    fn doors(&self, directory: &Path, port: &str) -> String {
+        #[cfg(feature = "tls")]
+        if let Some(identity) = &self.identity {
+            let [authority, certificate, key] = identity.write_to(directory);
+            let socket = directory.join("socket");
+            let file = |name: &str, path: &Path| format!("{name} {}\n", path.display());
+            return [
+                format!("port 0\ntls-port {port}\ntls-auth-clients no\n"),
+                // Those that it watches too.
+                "tls-replication yes\n".to_owned(),
+                file("tls-ca-cert-file", &authority),
+                file("tls-cert-file", &certificate),
+                file("tls-key-file", &key),
+                file("unixsocket", &socket),
+            ]
+            .concat();
+        }
+        let _ = directory;
+        format!("port {port}\n")
     }
 
     #[cfg(feature = "tls")]

@@ -33,7 +33,7 @@ impl RedisSentinel {
         Self::with(&RedisOptions::new())
     }
 
-    /// The same of such servers. (Without a password.)
+    /// The same of such servers. (Without a password.) Over TLS, the sentinels speak it too.
     ///
     /// # Panics
     ///
@@ -50,9 +50,13 @@ impl RedisSentinel {
              sentinel failover-timeout {name} 10000\n\
              sentinel parallel-syncs {name} 1\n"
         );
-        let watcher = RedisOptions::new()
-            .with_program(options.program)
-            .with_role(Role::Watch(configuration));
+        let watcher = RedisOptions::new().with_program(options.program);
+        #[cfg(feature = "tls")]
+        let watcher = match &options.identity {
+            Some(identity) => watcher.with_tls(identity.clone()),
+            None => watcher,
+        };
+        let watcher = watcher.with_role(Role::Watch(configuration));
         let sentinels: Vec<_> = (0..3).map(|_| watcher.clone().start()).collect();
         let sentinel = Self {
             sentinels,

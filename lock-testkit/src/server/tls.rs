@@ -87,6 +87,18 @@ pub struct Identity {
 }
 
 impl Identity {
+    /// Its certificate, as PEM.
+    #[must_use]
+    pub fn certificate(&self) -> &str {
+        &self.certificate
+    }
+
+    /// Its private key, as PEM.
+    #[must_use]
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
     /// Writes them into files: the authority's certificate, the server's, and its key. Where they are.
     pub(super) fn write_to(&self, directory: &Path) -> [PathBuf; 3] {
         [
