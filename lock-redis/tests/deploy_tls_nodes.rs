@@ -188,7 +188,8 @@ async fn nodes_that_are_not_who_they_say_are_refused() {
     let sentinel = RedisSentinel::with(&options());
     let primary = format!("rediss://{}", RedisSentinel::NAME);
     for authority in [None, Some(&stranger)] {
-        let mut builder = Backend::sentinel(sentinel.urls(), &primary);
+        let builder = Backend::sentinel(sentinel.urls(), &primary);
+        let mut builder = builder.with_connect_timeout(3 * SECOND);
         if let Some(authority) = authority {
             builder = builder.with_certificates(trusting(authority));
         }
