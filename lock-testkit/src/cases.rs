@@ -313,7 +313,48 @@ for_each_case! { [list] }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::CASES;
+
+    /// The rows of the catalogue that are for any backend.
+    const SCENARIOS: &str = "\
+        C01 C02 C03 C04 C05 C06 C07 C08 C09 C10 C11 C12 C13 C14 C15 C17 C18 C20 C21 C22 C24 C25 \
+        T01 T02 T03 T04 T11 \
+        R01 R02 R03 R06 R09 R10 R14 R17 R18 \
+        X04 X05 X07 X09 X10 X11 X12 X13 X14 \
+        W01 W02 W05 W08 W09 W10 W12 W13 \
+        N01 N02 N03 N04";
+
+    /// By the module of cases that shows it, or by the table of those that are no case.
+    #[test]
+    fn every_scenario_for_any_backend_is_named() {
+        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/src");
+        let cases = std::fs::read_dir(format!("{source}/cases")).unwrap();
+        let files = cases.map(|file| file.unwrap().path());
+        let mut named = HashSet::new();
+        for file in files.chain([format!("{source}/cases.rs").into()]) {
+            let text = std::fs::read_to_string(file).unwrap();
+            let docs = text.lines().filter_map(|line| line.strip_prefix("//!"));
+            let docs = docs.collect::<Vec<_>>().join(" ");
+            let words: Vec<_> = docs.split(|c: char| !c.is_ascii_alphanumeric()).collect();
+            let words: Vec<_> = words.into_iter().filter(|word| !word.is_empty()).collect();
+            for (place, word) in words.iter().enumerate() {
+                named.insert((*word).to_owned());
+                let (Some(&"to"), Some(last)) = (words.get(place + 1), words.get(place + 2)) else {
+                    continue;
+                };
+                let number = |word: &str| word.get(1..)?.parse::<u8>().ok();
+                if let (Some(first), Some(last)) = (number(word), number(last)) {
+                    let kind = &word[..1];
+                    named.extend((first..=last).map(|number| format!("{kind}{number:02}")));
+                }
+            }
+        }
+        let scenarios = SCENARIOS.split_whitespace();
+        let silent: Vec<_> = scenarios.filter(|row| !named.contains(*row)).collect();
+        assert!(silent.is_empty(), "no module of cases shows {silent:?}");
+    }
 
     #[test]
     fn no_case_is_forgotten() {

@@ -1,4 +1,4 @@
-//! At most one owner at a time. Promises 1 and 5 of `try_acquire`; contract G1, G12; SCENARIOS C01, C21 to C23.
+//! At most one owner at a time. Promises 1 and 5 of `try_acquire`; contract G1, G12; SCENARIOS C01, C10, C21 to C23.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -1,4 +1,4 @@
-//! Fencing tokens grow with every grant of a key. Promise 4 of `try_acquire`.
+//! Fencing tokens grow with every grant of a key. Promise 4 of `try_acquire`; contract G12; SCENARIOS C20.
 
 use std::sync::{Arc, Mutex, PoisonError};
 

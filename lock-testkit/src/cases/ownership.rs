@@ -1,4 +1,5 @@
-//! Only the owner gives the key back. Promise 5 of the contract, and `release`.
+//! Only the owner gives the key back. Promise 5 of the contract, and `release`; SCENARIOS C03,
+//! C04, C13.
 
 use std::thread;
 
