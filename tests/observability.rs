@@ -20,7 +20,7 @@ use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 use tokio::time::sleep;
 
 const MS: Duration = Duration::from_millis(1);
-const TTL: Duration = Duration::from_millis(300);
+const TTL: Duration = Duration::from_secs(30);
 
 /// A writer that keeps what is logged.
 #[derive(Clone, Default)]
