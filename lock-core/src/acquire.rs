@@ -72,27 +72,30 @@ impl Acquirer {
 
     /// One attempt.
     pub(crate) async fn try_acquire(&self) -> Result<LockGuard, LockError> {
-        let telling = Telling::new(&self.key);
-        let result = observe::in_acquire_span(&self.key, self.attempt_once()).await;
+        let start = Moment::now();
+        let telling = Telling::new(&self.key, start);
+        let result = observe::in_acquire_span(&self.key, self.attempt_once(start)).await;
         telling.of(result)
     }
 
     /// One attempt to take the lock over from `from`.
     pub(crate) async fn resume(&self, from: &Owner) -> Result<LockGuard, LockError> {
-        let telling = Telling::new(&self.key);
-        let result = observe::in_acquire_span(&self.key, self.take_over(from)).await;
+        let start = Moment::now();
+        let telling = Telling::new(&self.key, start);
+        let result = observe::in_acquire_span(&self.key, self.take_over(from, start)).await;
         telling.of(result)
     }
 
     /// Attempts until one is granted, the policy gives up, or an attempt fails in a way that no retry mends.
     pub(crate) async fn acquire(&self) -> Result<LockGuard, LockError> {
-        let telling = Telling::new(&self.key);
-        let result = observe::in_acquire_span(&self.key, self.attempt_until_granted()).await;
+        let start = Moment::now();
+        let telling = Telling::new(&self.key, start);
+        let result = observe::in_acquire_span(&self.key, self.attempt_until_granted(start)).await;
         telling.of(result)
     }
 
-    async fn attempt_once(&self) -> Result<LockGuard, LockError> {
-        let head = match self.enter_at_once() {
+    async fn attempt_once(&self, start: Moment) -> Result<LockGuard, LockError> {
+        let head = match self.enter_at_once(start) {
             Ok(head) => head,
             Err(holder) => {
                 return Err(LockError::Busy {
@@ -101,7 +104,7 @@ impl Acquirer {
                 });
             }
         };
-        match self.attempt(Some(head), None).await.0 {
+        match self.attempt(Some(head), None, start).await.0 {
             Outcome::Granted(guard) => Ok(guard),
             Outcome::Busy(holder, _) => Err(LockError::Busy {
                 key: self.key.clone(),
@@ -111,9 +114,9 @@ impl Acquirer {
         }
     }
 
-    async fn take_over(&self, from: &Owner) -> Result<LockGuard, LockError> {
+    async fn take_over(&self, from: &Owner, start: Moment) -> Result<LockGuard, LockError> {
         // Nobody else can have it meanwhile, so that there is nothing to stand in line for.
-        match self.attempt(None, Some(from.clone())).await.0 {
+        match self.attempt(None, Some(from.clone()), start).await.0 {
             Outcome::Granted(guard) => Ok(guard),
             Outcome::Busy(holder, _) => {
                 let gone = holder == Holder::new();
@@ -131,19 +134,24 @@ impl Acquirer {
         }
     }
 
-    async fn attempt_until_granted(&self) -> Result<LockGuard, LockError> {
-        let mut waiting = Waiting::new(self);
-        let (now, op_timeout) = (Moment::now(), self.terms.op_timeout);
+    async fn attempt_until_granted(&self, start: Moment) -> Result<LockGuard, LockError> {
+        let mut waiting = Waiting::new(self, start);
+        let op_timeout = self.terms.op_timeout;
+        // Of the first attempt, if it is made at once.
+        let mut asked = Some(start);
         let mut entered = if self.options.retry().is_single() {
             let timed_out = |holder| waiting.give_up(Last::Busy(holder, None));
-            Entered::Head(self.enter_at_once().map_err(timed_out)?)
+            Entered::Head(self.enter_at_once(start).map_err(timed_out)?)
         } else {
-            Head::or_stand(&self.store, &self.key, now, op_timeout, self.wants())
+            Head::or_stand(&self.store, &self.key, start, op_timeout, self.wants())
         };
         loop {
             let mut head = match entered {
                 Entered::Head(head) => head,
-                Entered::Stands(standing) => waiting.until_turn(standing).await?,
+                Entered::Stands(standing) => {
+                    asked = None;
+                    waiting.until_turn(standing).await?
+                }
             };
             if let Some(lease) = head.passed.take() {
                 match self.receive(head, lease).await {
@@ -152,7 +160,8 @@ impl Acquirer {
                 }
                 continue;
             }
-            let (outcome, head) = self.attempt(Some(head), None).await;
+            let now = asked.take().unwrap_or_else(Moment::now);
+            let (outcome, head) = self.attempt(Some(head), None, now).await;
             let last = match outcome {
                 Outcome::Granted(guard) => return Ok(guard),
                 Outcome::Failed { error, .. } if !error.is_retryable() => return Err(error),
@@ -163,7 +172,9 @@ impl Acquirer {
                 return Err(waiting.give_up(last));
             };
             waiting.until_next_attempt(last, &mut head).await?;
-            entered = if head.promise(Moment::now(), op_timeout, false) {
+            let now = Moment::now();
+            asked = Some(now);
+            entered = if head.promise(now, op_timeout, false) {
                 Entered::Head(head)
             } else {
                 head.stand_again(op_timeout, self.wants())
@@ -188,7 +199,7 @@ impl Acquirer {
             return Err(Ok(head.stand_again(op_timeout, self.wants())));
         };
         let rank = head.rank();
-        claimed.start_renewing();
+        claimed.start_renewing(Moment::now());
         claimed.hold(head);
         let guard = LockGuard::new(Arc::clone(&claimed));
         if claimed.has_enough() {
@@ -221,17 +232,22 @@ impl Acquirer {
     }
 
     /// The turn for one attempt, or the holder to whom it would be busy.
-    fn enter_at_once(&self) -> Result<Head, Holder> {
-        let (now, patience) = (Moment::now(), self.terms.op_timeout);
+    fn enter_at_once(&self, now: Moment) -> Result<Head, Holder> {
+        let patience = self.terms.op_timeout;
         match Head::at_once(&self.store, &self.key, now, patience) {
             Found::Free(head) => Ok(head),
             Found::Busy(holder) => Err(holder),
         }
     }
 
-    /// One call to the store with a fresh owner. A grant that is too late is given back, and what may have been granted
+    /// One call to the store with a fresh owner, whose validity counts from `asked` on, which is now or before. A grant that is too late is given back, and what may have been granted
     /// without our knowing too. Gives `head` back unless the lock was granted.
-    async fn attempt(&self, head: Option<Head>, from: Option<Owner>) -> (Outcome, Option<Head>) {
+    async fn attempt(
+        &self,
+        head: Option<Head>,
+        from: Option<Owner>,
+        asked: Moment,
+    ) -> (Outcome, Option<Head>) {
         let owner = match Owner::fresh(self.options.label()) {
             Ok(owner) => owner,
             Err(error) => {
@@ -247,6 +263,7 @@ impl Acquirer {
             owner,
             head,
             from,
+            asked,
         );
         Shield::new(self.renewer.runtime(), call).await
     }
@@ -260,10 +277,10 @@ struct Telling<'a> {
 }
 
 impl<'a> Telling<'a> {
-    fn new(key: &'a LockKey) -> Self {
+    fn new(key: &'a LockKey, start: Moment) -> Self {
         Self {
             key,
-            start: Moment::now(),
+            start,
             told: false,
         }
     }
@@ -271,7 +288,7 @@ impl<'a> Telling<'a> {
     /// Tells of `result`, and hands its guard to the caller.
     fn of(mut self, result: Result<LockGuard, LockError>) -> Result<LockGuard, LockError> {
         self.told = true;
-        observe::acquired(self.key, self.start.elapsed(), &result);
+        observe::acquired(self.key, self.start, &result);
         result.map(LockGuard::received)
     }
 }
@@ -284,6 +301,7 @@ impl Drop for Telling<'_> {
     }
 }
 
+#[allow(clippy::too_many_arguments, reason = "it owns all that it needs")]
 async fn call(
     store: Arc<Store>,
     renewer: Arc<Renewer>,
@@ -292,6 +310,7 @@ async fn call(
     owner: Owner,
     mut head: Option<Head>,
     from: Option<Owner>,
+    asked: Moment,
 ) -> (Outcome, Option<Head>) {
     let _call = store.call();
     if store.is_closed() {
@@ -299,9 +318,9 @@ async fn call(
         let (error, released) = (LockError::Closed { key }, None);
         return (Outcome::Failed { error, released }, head);
     }
-    let asked = Moment::now();
+    let latest = asked.after(terms.ttl);
     let compensation =
-        Compensation::of_attempt(&store, &renewer, &key, &owner, terms.op_timeout, terms.ttl);
+        Compensation::of_attempt(&store, &renewer, &key, &owner, terms.op_timeout, latest);
     let is_followed = head.as_ref().is_some_and(Head::is_followed);
     let tokens = if is_followed {
         terms.passing.tokens()
@@ -343,7 +362,7 @@ async fn call(
                 let fencing = grant.fencing;
                 let lease = Lease::new(&store, &renewer, key, owner, fencing, terms, asked, now);
                 compensation.settle();
-                lease.start_renewing();
+                lease.start_renewing(now);
                 if let Some(head) = head.take() {
                     lease.hold(head);
                 }

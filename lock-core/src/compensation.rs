@@ -49,9 +49,8 @@ impl Compensation {
         key: &LockKey,
         owner: &Owner,
         op_timeout: Duration,
-        ttl: Duration,
+        latest: Deadline,
     ) -> Self {
-        let latest = Moment::now().after(ttl);
         let mut compensation = Self::of_entry(store, renewer, key, owner, op_timeout, latest);
         if let Some(duty) = &mut compensation.duty {
             duty.may_come_late = true;

@@ -40,20 +40,22 @@ pub(crate) fn in_acquire_span<F: Future>(_: &LockKey, acquire: F) -> F {
 }
 
 /// An attempt, or a wait with all its attempts, is over.
-pub(crate) fn acquired<T>(key: &LockKey, waited: Duration, result: &Result<T, LockError>) {
+pub(crate) fn acquired<T>(key: &LockKey, start: Moment, result: &Result<T, LockError>) {
     let outcome = match result {
         Ok(_) => "acquired",
         Err(error) => outcome_of(error),
     };
-    contained(|| told(key, waited, outcome));
+    contained(|| told(key, start, outcome));
 }
 
 /// An attempt or a wait was dropped by its caller.
 pub(crate) fn cancelled(key: &LockKey, start: Moment) {
-    contained(|| told(key, start.elapsed(), "cancelled"));
+    contained(|| told(key, start, "cancelled"));
 }
 
-fn told(key: &LockKey, waited: Duration, outcome: &'static str) {
+fn told(key: &LockKey, start: Moment, outcome: &'static str) {
+    #[cfg(any(feature = "tracing", feature = "metrics"))]
+    let waited = start.elapsed();
     #[cfg(feature = "tracing")]
     tracing::debug!(target: "fencelock", %key, outcome, ?waited, "acquire");
     #[cfg(feature = "metrics")]

@@ -1,6 +1,7 @@
 //! The owner: who holds a grant. Not who the person or the process behind it is.
 
 use std::fmt;
+use std::sync::Arc;
 
 use crate::error::LockError;
 
@@ -26,7 +27,8 @@ const TOKEN_CHARS: usize = 32;
 /// ```
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Owner {
-    text: Box<str>,
+    /// Shared by all who speak of it: the request, the lease, its release.
+    text: Arc<str>,
 }
 
 impl Owner {
@@ -43,14 +45,14 @@ impl Owner {
         }
         let mut bytes = [0; 16];
         randomness(&mut bytes).map_err(|error| LockError::Entropy {
-            source: std::sync::Arc::new(error),
+            source: Arc::new(error),
         })?;
         let uuid = uuid::Builder::from_random_bytes(bytes).into_uuid().simple();
         let mut buffer = [0; TOKEN_CHARS];
         let token: &str = uuid.encode_lower(&mut buffer);
         let text = match label {
             None => token.into(),
-            Some(label) => [token, ":", label].concat().into_boxed_str(),
+            Some(label) => [token, ":", label].concat().into(),
         };
         Ok(Self { text })
     }
@@ -60,7 +62,7 @@ impl Owner {
     #[must_use]
     pub fn from_exposed(text: impl Into<String>) -> Self {
         Self {
-            text: text.into().into_boxed_str(),
+            text: text.into().into(),
         }
     }
 

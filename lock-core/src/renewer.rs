@@ -78,14 +78,14 @@ impl Renewer {
             .collect()
     }
 
-    /// Links `lease` to have its turn `after` from now, or up to `slack` sooner.
+    /// Links `lease` to have its turn `after` from `now`, or up to `slack` sooner.
     pub(crate) fn link(
         self: &Arc<Self>,
         lease: &Arc<Lease>,
+        now: Moment,
         after: Duration,
         slack: Duration,
     ) -> Link {
-        let now = Moment::now();
         let due = now.instant_after(after).unwrap_or_else(|| now.instant());
         let mut list = self.list();
         list.links = list.links.wrapping_add(1);

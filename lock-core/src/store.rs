@@ -29,6 +29,8 @@ pub(crate) struct Store {
     closing: Notify,
     calls: AtomicUsize,
     idle: Notify,
+    /// How many wait for `idle`.
+    idlers: AtomicUsize,
 }
 
 impl Store {
@@ -43,6 +45,7 @@ impl Store {
             closing: Notify::new(),
             calls: AtomicUsize::new(0),
             idle: Notify::new(),
+            idlers: AtomicUsize::new(0),
         })
     }
 
@@ -94,6 +97,7 @@ impl Store {
 
     /// Resolves when no call is under way.
     pub(crate) async fn idle(&self) {
+        let _idler = Idler::new(&self.idlers);
         loop {
             let idle = self.idle.notified();
             if self.calls() == 0 {
@@ -152,8 +156,27 @@ pub(crate) struct Call(Arc<Store>);
 
 impl Drop for Call {
     fn drop(&mut self) {
-        if self.0.calls.fetch_sub(1, Ordering::SeqCst) == 1 {
+        // Whoever waits says so before it looks at `calls`.
+        if self.0.calls.fetch_sub(1, Ordering::SeqCst) == 1
+            && self.0.idlers.load(Ordering::SeqCst) > 0
+        {
             contained(|| self.0.idle.notify_waiters());
         }
+    }
+}
+
+/// Somebody who waits until no call is under way.
+struct Idler<'a>(&'a AtomicUsize);
+
+impl<'a> Idler<'a> {
+    fn new(idlers: &'a AtomicUsize) -> Self {
+        idlers.fetch_add(1, Ordering::SeqCst);
+        Self(idlers)
+    }
+}
+
+impl Drop for Idler<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }

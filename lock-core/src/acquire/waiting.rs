@@ -69,16 +69,16 @@ enum Cause {
 }
 
 impl<'a> Waiting<'a> {
-    pub(super) fn new(acquirer: &'a Acquirer) -> Self {
+    pub(super) fn new(acquirer: &'a Acquirer, start: Moment) -> Self {
         let retry = acquirer.options.retry();
         Self {
             acquirer,
-            start: Moment::now(),
+            start,
             limit: retry.wait_limit(),
             delays: retry.delays(),
             due: None,
             expiry_pause: MIN_DELAY,
-            attempted: Moment::now(),
+            attempted: start,
         }
     }
 

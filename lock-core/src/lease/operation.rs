@@ -143,7 +143,7 @@ impl Lease {
         let reason = match ownership {
             Ownership::Held => {
                 self.confirm(asked, ttl);
-                self.link_for_renewal(0.95, Duration::ZERO);
+                self.link_for_renewal(0.95);
                 return self.check_held().map(|_| ());
             }
             Ownership::Absent => LossReason::Absent,
@@ -198,7 +198,7 @@ impl Operation {
         match answer {
             Some(Ok(Ownership::Held)) => {
                 lease.confirm(asked, ttl);
-                lease.link_for_renewal(0.95, Duration::ZERO);
+                lease.link_for_renewal(0.95);
             }
             Some(Ok(Ownership::Absent)) => lease.end(LossReason::Absent),
             Some(Ok(Ownership::Taken)) => lease.end(LossReason::Taken),
@@ -246,7 +246,7 @@ impl Operation {
             if how == Renew::Exactly {
                 lease.shorten(asked, ttl);
                 // The next renewal, or the deadline, comes sooner now.
-                lease.link_for_renewal(0.95, Duration::ZERO);
+                lease.link_for_renewal(0.95);
             } else {
                 lease.asks(asked, ttl);
             }

@@ -125,7 +125,10 @@ impl Lease {
     fn watch_offer(self: &Arc<Self>) {
         let mut state = self.state();
         if state.on_offer {
-            state.link = Some(self.renewer.link(self, CLAIM, Duration::ZERO));
+            state.link = Some(
+                self.renewer
+                    .link(self, Moment::now(), CLAIM, Duration::ZERO),
+            );
         }
         drop(state);
         if self.store.is_closed() {

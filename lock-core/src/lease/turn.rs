@@ -28,37 +28,52 @@ pub(crate) enum Turn {
 
 impl Lease {
     /// Links the lease for its first renewal, or for its deadline.
-    pub(crate) fn start_renewing(self: &Arc<Self>) {
-        let age = self.state().asked.elapsed();
+    pub(crate) fn start_renewing(self: &Arc<Self>, now: Moment) {
+        let (ttl, age) = {
+            let state = self.state();
+            (state.ttl, state.asked.until(&now))
+        };
         // From half the interval on, so that locks taken together are not renewed together.
-        self.link_for_renewal(0.5, age);
+        self.link_for_renewal_of(ttl, 0.5, age, now);
     }
 
-    /// Links the lease for its next renewal, if its entry was confirmed `age` ago.
-    pub(super) fn link_for_renewal(self: &Arc<Self>, earliest: f64, age: Duration) {
-        let ttl = {
-            let state = self.state();
-            state.ttl.min(self.terms.ttl)
-        };
+    /// Links the lease for its next renewal, now that its entry was confirmed.
+    pub(super) fn link_for_renewal(self: &Arc<Self>, earliest: f64) {
+        let ttl = self.state().ttl;
+        self.link_for_renewal_of(ttl, earliest, Duration::ZERO, Moment::now());
+    }
+
+    fn link_for_renewal_of(
+        self: &Arc<Self>,
+        ttl: Duration,
+        earliest: f64,
+        age: Duration,
+        now: Moment,
+    ) {
+        let ttl = ttl.min(self.terms.ttl);
         let interval = self.terms.renewal.interval(ttl).unwrap_or(Duration::MAX);
         let share = earliest + (1.0 - earliest) * fastrand::f64();
         let due = part_of(interval, share).saturating_sub(age);
         // Early by a sixteenth is early enough to be sent together with others.
-        self.link(due, nth(interval, 16));
+        self.link_at(now, due, nth(interval, 16));
     }
 
     /// Links the lease `after` from now, or at its deadline if that comes first.
     pub(crate) fn link(self: &Arc<Self>, after: Duration, slack: Duration) {
+        self.link_at(Moment::now(), after, slack);
+    }
+
+    fn link_at(self: &Arc<Self>, now: Moment, after: Duration, slack: Duration) {
         // A shutdown waits for a lease that is between two places in the list.
         let _call = self.store.call();
-        self.link_anew(after, slack);
+        self.link_anew(now, after, slack);
         if self.store.is_closed() {
             // Closed meanwhile: the shutdown may not have seen it in the list.
             self.shut_down();
         }
     }
 
-    fn link_anew(self: &Arc<Self>, after: Duration, slack: Duration) {
+    fn link_anew(self: &Arc<Self>, now: Moment, after: Duration, slack: Duration) {
         let mut state = self.state();
         if state.ended.is_some() {
             return;
@@ -67,14 +82,14 @@ impl Lease {
             self.renewer.unlink(link);
         }
         let deadline = state
-            .remaining(&self.terms, Moment::now())
+            .remaining(&self.terms, now)
             .saturating_sub(SIGNAL_LEAD);
         let slack = if after < deadline {
             slack
         } else {
             Duration::ZERO
         };
-        state.link = Some(self.renewer.link(self, after.min(deadline), slack));
+        state.link = Some(self.renewer.link(self, now, after.min(deadline), slack));
     }
 
     /// What to do now that the renewer came to this lease.
