@@ -9,7 +9,7 @@
 
 mod common;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::{Arc, Mutex};
@@ -643,10 +643,12 @@ async fn a_waker_may_ask_the_guard_at_once() {
 /// One call: when, and the keys.
 type Renewed = (Instant, Vec<String>);
 
-/// Grants and confirms everything, and counts.
+/// Grants and confirms everything but what has gone, and counts.
 #[derive(Debug, Default, Clone)]
 struct Yes {
     renewed: Arc<Mutex<Vec<Renewed>>>,
+    gone: Arc<Mutex<BTreeSet<String>>>,
+    released: Arc<Mutex<Vec<(Instant, String)>>>,
 }
 
 #[async_trait]
@@ -665,10 +667,20 @@ impl LockBackend for Yes {
             .map(|one| one.key.as_str().to_owned())
             .collect();
         self.renewed.lock().unwrap().push((Instant::now(), keys));
-        renewals.iter().map(|_| Ok(Ownership::Held)).collect()
+        let gone = self.gone.lock().unwrap();
+        let answers = renewals
+            .iter()
+            .map(|one| match gone.contains(one.key.as_str()) {
+                true => Ok(Ownership::Absent),
+                false => Ok(Ownership::Held),
+            });
+        answers.collect()
     }
 
-    async fn release(&self, _: &LockKey, _: &Owner) -> Result<Ownership, BackendError> {
+    #[allow(clippy::disallowed_methods, reason = "a log for tests decides nothing")]
+    async fn release(&self, key: &LockKey, _: &Owner) -> Result<Ownership, BackendError> {
+        let release = (Instant::now(), key.as_str().to_owned());
+        self.released.lock().unwrap().push(release);
         Ok(Ownership::Held)
     }
 
@@ -715,6 +727,86 @@ async fn ten_thousand_locks_of_one_instant_are_renewed_spread_and_in_batches() {
         "{total} renewals in {} calls",
         renewed.len()
     );
+}
+
+/// What becomes of one of many locks.
+enum Fate {
+    Kept,
+    /// Its entry vanishes then.
+    Gone(Duration),
+    /// Its guard is dropped, or its release begun and dropped.
+    LetGo(Duration, bool),
+}
+
+#[tokio::test(start_paused = true)]
+#[allow(clippy::disallowed_methods, reason = "virtual time alone")]
+async fn of_ten_thousand_locks_each_is_lost_and_let_go_by_itself() {
+    let backend = Yes::default();
+    let leaks = LeakCheck::start();
+    let locks = Locks::new(backend.clone()).with_ttl(3 * SECOND);
+    let mut held = Vec::new();
+    for n in 0..10_000_u32 {
+        let guard = locks.lock(format!("k{n}")).try_acquire().await.unwrap();
+        let when = SECOND + 50 * MS * (n / 100);
+        let fate = match n % 4 {
+            0 => Fate::Gone(when),
+            1 => Fate::LetGo(when, true),
+            2 => Fate::LetGo(when, false),
+            _ => Fate::Kept,
+        };
+        held.push((guard.loss(), Some(guard), fate));
+    }
+    let start = Instant::now();
+    while start.elapsed() < 8 * SECOND {
+        let now = start.elapsed();
+        for (loss, guard, fate) in &mut held {
+            match fate {
+                Fate::Kept => assert!(loss.is_held()),
+                Fate::Gone(when) if now < *when => assert!(loss.is_held(), "{now:?} {when:?}"),
+                Fate::Gone(when) => {
+                    let key = guard.as_ref().unwrap().key().as_str().to_owned();
+                    backend.gone.lock().unwrap().insert(key);
+                    // The next renewal tells.
+                    assert!(!loss.is_held() || now - *when <= SECOND + 100 * MS);
+                }
+                Fate::LetGo(when, by_drop) => {
+                    assert_eq!(loss.is_held(), guard.is_some());
+                    if now >= *when
+                        && let Some(guard) = guard.take()
+                    {
+                        match by_drop {
+                            true => drop(guard),
+                            false => drop(guard.release()),
+                        }
+                        assert!(!loss.is_held());
+                    }
+                }
+            }
+        }
+        sleep(50 * MS).await;
+    }
+    // Each that was let go was released once, and not renewed after that.
+    let released = std::mem::take(&mut *backend.released.lock().unwrap());
+    assert_eq!(released.len(), 5000);
+    let released: BTreeMap<_, _> = released.into_iter().map(|(at, key)| (key, at)).collect();
+    assert_eq!(released.len(), 5000);
+    for (at, keys) in &*backend.renewed.lock().unwrap() {
+        for key in keys {
+            assert!(
+                released.get(key).is_none_or(|released| at <= released),
+                "{key}"
+            );
+        }
+    }
+    // Each that had gone was told of it, and of nothing else.
+    for (loss, guard, fate) in held {
+        match fate {
+            Fate::Gone(_) => assert_eq!(loss.lost().await, LossReason::Absent),
+            Fate::LetGo(..) => assert_eq!(loss.lost().await, LossReason::Released),
+            Fate::Kept => assert!(guard.is_some_and(|guard| guard.is_held())),
+        }
+    }
+    leaks.assert_none(SECOND).await;
 }
 
 // Batches.
