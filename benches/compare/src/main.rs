@@ -19,11 +19,9 @@ mod workloads;
 use std::fs;
 use std::process::ExitCode;
 
-use lock_testkit::server::RedisServer;
-use tokio::runtime::Builder;
-
 use arguments::{Arguments, USAGE};
-use rotation::Stage;
+use lock_testkit::server::RedisServer;
+use rotation::{Stage, two_threads};
 
 fn main() -> ExitCode {
     let arguments = match Arguments::parse() {
@@ -38,11 +36,7 @@ fn main() -> ExitCode {
         }
     };
     let stage = Stage {
-        runtime: Builder::new_multi_thread()
-            .worker_threads(2)
-            .enable_all()
-            .build()
-            .expect("a runtime"),
+        runtime: two_threads(),
         server: RedisServer::start(),
         only: arguments.contestants.clone(),
     };

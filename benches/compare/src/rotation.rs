@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use lock_testkit::server::{RedisServer, Reply};
-use tokio::runtime::Runtime;
+use tokio::runtime::{Builder, Runtime};
 
 use crate::client::Target;
 use crate::measure::Spread;
@@ -14,6 +14,14 @@ pub(crate) struct Stage {
     pub(crate) server: RedisServer,
     /// Only contestants whose name contains one of these; all if there is none.
     pub(crate) only: Vec<String>,
+}
+
+pub(crate) fn two_threads() -> Runtime {
+    Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .expect("a runtime")
 }
 
 impl Stage {

@@ -7,7 +7,7 @@ use tokio::task::JoinSet;
 
 use crate::client::{Client, Enter, Target};
 use crate::measure::Stopwatch;
-use crate::rotation::{Run, Sample, Stage};
+use crate::rotation::{Run, Sample, Stage, two_threads};
 
 const TTL: Duration = Duration::from_secs(3);
 
@@ -32,21 +32,26 @@ impl Enter for Held<'_> {
             ttl: TTL,
             ..stage.target()
         };
-        let client = stage.runtime.block_on(C::connect(&target));
-        let keys: Arc<[String]> = (0..self.count)
-            .map(|number| format!("compare:held:{number:06}"))
-            .collect();
+        let count = self.count;
         let repetition = move || {
-            let held = stage.runtime.block_on(take_all(&client, &keys));
+            // A runtime and keys of its own, so that what one leaves behind, a task that renews what it gave back, say, is in
+            // nobody's way.
+            let runtime = two_threads();
+            let whose = fastrand::u32(..);
+            let keys: Arc<[String]> = (0..count)
+                .map(|number| format!("compare:held:{whose}:{number:06}"))
+                .collect();
+            let client = runtime.block_on(C::connect(&target));
+            let held = runtime.block_on(take_all(&client, &keys));
             let commands = stage.commands(C::SENDS);
             let stopwatch = Stopwatch::start();
-            stage
-                .runtime
-                .block_on(async { tokio::time::sleep(duration).await });
+            runtime.block_on(async { tokio::time::sleep(duration).await });
             let measured = stopwatch.stop();
             let sent = stage.commands(C::SENDS) - commands;
-            let left = stage.count("*compare:held:[0-9][0-9][0-9][0-9][0-9][0-9]");
-            stage.runtime.block_on(give_back_all(&client, held));
+            let each = "[0-9]".repeat(6);
+            let left = stage.count(&format!("*compare:held:{whose}:{each}"));
+            runtime.block_on(give_back_all(&client, held));
+            runtime.shutdown_background();
             let seconds = measured.wall.as_secs_f64();
             let mut sample = Sample::new();
             sample.set(
