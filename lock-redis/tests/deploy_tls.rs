@@ -14,6 +14,7 @@ use std::sync::LazyLock;
 use common::alone::{Alone, Kind};
 use common::*;
 use lock_core::BackendErrorKind;
+use lock_testkit::Gap;
 use lock_testkit::server::{Authority, Identity, RedisOptions, RedisServer};
 
 static AUTHORITY: LazyLock<Authority> = LazyLock::new(Authority::new);
@@ -25,6 +26,9 @@ fn options(identity: Identity) -> RedisOptions {
 struct Tls;
 
 impl Kind for Tls {
+    // The authority is known in this process alone.
+    const GAPS: &'static [Gap] = &[Gap::Order, Gap::SurvivesRestart, Gap::Processes];
+
     fn options() -> RedisOptions {
         options(AUTHORITY.localhost())
     }

@@ -127,7 +127,8 @@ impl<K: Kind> Fixture for Alone<K> {
     }
 
     fn address(&self) -> Option<String> {
-        Some(self.url.clone())
+        let is_public = !K::GAPS.contains(&Gap::Processes);
+        is_public.then(|| self.url.clone())
     }
 
     async fn join(url: String) -> Option<Self> {
