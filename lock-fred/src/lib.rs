@@ -104,7 +104,7 @@
 //! | of 100 locks that the replica had, lost | 0 | 0 |
 //! | of 100 that it had not, lost | 100 | 100 |
 //! | last loss told, after the kill | 2.9 to 3.7 s, none after its deadline | 4.3 to 4.8 s, none after its deadline |
-//! | held by two at once: how many, and how long at most | 100, 0.15 to 0.99 s | 0 to 74, 0.51 s |
+//! | held by two at once: how many, and how long at most | 100, 0.15 to 0.99 s | 0 to 74, 0.60 s |
 //!
 //! [`with_replicas`] narrows this: a grant counts only when so many replicas have it. It does not rule it out (the replica that
 //! is promoted may be another one, and renewals are not waited for), and costs a round trip.
