@@ -105,6 +105,12 @@ impl Failure {
         self.has_code("WRONGTYPE")
     }
 
+    /// Whether nothing was sent.
+    #[allow(dead_code, reason = "not every client tells how it is connected")]
+    pub(crate) fn is_not_sent(&self) -> bool {
+        self.cause == Cause::NotSent
+    }
+
     /// Whether the server is a read-only replica.
     pub(crate) fn is_read_only(&self) -> bool {
         self.has_code("READONLY")
@@ -183,6 +189,10 @@ pub(crate) fn not_answered(failure: Failure) -> BackendError {
         _ if failure.is_about_credentials() => {
             BackendError::permanent("the server refused the credentials: check user and password")
         }
+        Cause::Answer if is_for_subscriptions(&failure.text) => BackendError::permanent(
+            "the connection has subscribed to something over RESP2 and runs nothing else: give a client of its own for \
+             locks, or use RESP3",
+        ),
         // Answers of this kind come before a script runs; any other may come from the middle of it.
         Cause::Answer => {
             let kind = if is_refusal(&failure.text) {
@@ -301,6 +311,11 @@ fn lacks_command(text: &str) -> bool {
     text.contains("unknown command") || text.contains("Unknown Redis command")
 }
 
+/// Whether the server takes nothing but subscriptions over this connection.
+fn is_for_subscriptions(text: &str) -> bool {
+    text.starts_with("ERR Can't execute '") && text.contains("SUBSCRIBE")
+}
+
 fn code(text: &str) -> &str {
     text.split(' ').next().unwrap_or_default()
 }
@@ -380,6 +395,11 @@ mod tests {
             (
                 "ERR",
                 "unknown command 'EVALSHA', with args beginning with: 'secret'",
+                Permanent,
+            ),
+            (
+                "ERR",
+                "Can't execute 'evalsha': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in this context",
                 Permanent,
             ),
             ("ERR", "Error running script: something", Unknown),

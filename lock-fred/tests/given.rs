@@ -1,12 +1,20 @@
 //! Clients that the application made itself, with settings that lock-fred would not choose.
-#![allow(clippy::arithmetic_side_effects, clippy::unwrap_used, clippy::panic)]
+#![allow(
+    clippy::arithmetic_side_effects,
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    clippy::panic
+)]
 
 mod common;
 
 use common::*;
 use lock_core::{BackendErrorKind, LockBackend, LockOptions, Locks, Ownership, Released, Renew};
 use lock_fred::fred::clients::Client;
+use lock_fred::fred::cmd;
+use lock_fred::fred::interfaces::{EventInterface, PubsubInterface};
 use lock_fred::fred::prelude::{Builder, ClientLike, Config, ReconnectPolicy};
+use lock_fred::fred::types::config::Server;
 use lock_testkit::proxy::{Action, Match, Proxy};
 use lock_testkit::server::RedisServer;
 use tokio::task::JoinSet;
@@ -106,7 +114,7 @@ async fn nothing_is_sent_twice_over_a_client_that_sends_twice() {
     proxy
         .on(Match::command(["INCR"]))
         .action(Action::cut_after_forwarding());
-    let incr = lock_fred::fred::cmd!("INCR");
+    let incr = cmd!("INCR");
     let count: i64 = client.custom(incr, vec!["n"]).await.unwrap();
     assert_eq!(count, 2, "the client does not send twice any more");
 
@@ -224,6 +232,177 @@ async fn a_client_that_leads_to_a_replica_is_made_to_connect_again() {
     let mine = owner();
     let answer = known(async || attempt(&backend, &key("b"), &mine).await);
     granted(Ok(answer.await));
+}
+
+/// So often was a connection made since whoever listens began to. What the client was told before is done when this ends.
+async fn made(client: &Client, connections: &mut Connections) -> usize {
+    client
+        .custom::<String, _>(cmd!("PING"), Vec::<String>::new())
+        .await
+        .unwrap();
+    std::iter::from_fn(|| connections.try_recv().ok()).count()
+}
+
+type Connections = tokio::sync::broadcast::Receiver<Server>;
+
+#[tokio::test]
+async fn after_an_outage_a_client_connects_once_whatever_was_called_meanwhile() {
+    let mut server = RedisServer::start();
+    let client = client(&server.url()).await;
+    let backend = Backend::from_client(client.clone());
+    round_trip(&backend).await;
+    let mut connections = client.reconnect_rx();
+    server.stop();
+    eventually("the client knows", async || !client.is_connected()).await;
+    for _ in 0..20 {
+        let error = attempt(&backend, &key("k"), &owner()).await.unwrap_err();
+        assert_eq!(error.kind(), BackendErrorKind::Transient, "{error}");
+    }
+    server.restart_empty();
+    eventually("the client is connected again", async || {
+        client.is_connected()
+    })
+    .await;
+    assert_eq!(made(&client, &mut connections).await, 1);
+    take(&backend, &key("k"), &owner()).await;
+    assert_eq!(made(&client, &mut connections).await, 0);
+}
+
+#[tokio::test]
+async fn a_silent_client_is_told_once_to_connect_again_however_long_that_takes() {
+    let server = RedisServer::start();
+    let proxy = Proxy::start(server.port()).await;
+    let client = client(&proxy.url()).await;
+    let backend = Backend::from_client(client.clone());
+    let (key, mine) = (key("k"), owner());
+    take(&backend, &key, &mine).await;
+    let mut connections = client.reconnect_rx();
+    proxy.refuse_new().await;
+    proxy.blackhole();
+    let calls = async {
+        loop {
+            let call = renew(&backend, &key, &mine, TTL, Renew::AtLeast);
+            let _ = tokio::time::timeout(20 * MS, call).await;
+            tokio::time::sleep(20 * MS).await;
+        }
+    };
+    assert!(tokio::time::timeout(6 * SECOND, calls).await.is_err());
+    proxy.serve_new().await;
+    let renewal = async || renew(&backend, &key, &mine, TTL, Renew::AtLeast).await;
+    assert_eq!(known(renewal).await, Ownership::Held);
+    assert_eq!(made(&client, &mut connections).await, 1);
+}
+
+#[tokio::test]
+async fn a_client_that_ended_for_want_of_a_policy_is_left_out_until_it_is_initialised_again() {
+    let server = RedisServer::start();
+    let config = Config::from_url(&server.url()).unwrap();
+    let pool = Builder::from_config(config).build_pool(2).unwrap();
+    pool.init().await.unwrap();
+    let backend = Backend::from_pool(&pool);
+    round_trip(&backend).await;
+    let mut used = Vec::new();
+    for client in pool.clients() {
+        used.push((client.clone(), client.error_rx()));
+    }
+    let clients = server.cli(&["CLIENT", "LIST"]).text();
+    let ours = clients.lines().find(|line| line.contains("cmd=eval"));
+    let id = ours.and_then(|line| line.split(' ').next()).unwrap();
+    server.cli(&["CLIENT", "KILL", "ID", id.trim_start_matches("id=")]);
+    eventually("one has ended", async || {
+        used.iter_mut().any(|(_, errors)| errors.try_recv().is_ok())
+    })
+    .await;
+    for n in 0..6 {
+        take(&backend, &key(&format!("{n}")), &owner()).await;
+    }
+
+    server.cli(&["CLIENT", "KILL", "TYPE", "normal"]);
+    eventually("the other has ended", async || {
+        used.iter_mut().any(|(_, errors)| errors.try_recv().is_ok())
+    })
+    .await;
+    let error = attempt(&backend, &key("a"), &owner()).await.unwrap_err();
+    assert_eq!(error.kind(), BackendErrorKind::Transient);
+    assert!(error.to_string().contains("policy"), "{error}");
+
+    used[0].0.init().await.unwrap();
+    for n in 0..4 {
+        take(&backend, &key(&format!("again {n}")), &owner()).await;
+    }
+}
+
+#[tokio::test]
+async fn a_client_in_the_pause_before_it_connects_again_is_not_given_anything() {
+    let server = RedisServer::start();
+    let client = slow_to_connect_again(&server.url()).await;
+    let backend = Backend::from_client(client.clone());
+    round_trip(&backend).await;
+    let mut errors = client.error_rx();
+    server.cli(&["CLIENT", "KILL", "TYPE", "normal"]);
+    soon("the end of the connection", errors.recv())
+        .await
+        .unwrap();
+    assert!(client.is_connected(), "it does not say that it is not");
+    let error = attempt(&backend, &key("k"), &owner()).await.unwrap_err();
+    assert_eq!(error.kind(), BackendErrorKind::Transient, "{error}");
+    let mine = owner();
+    let answer = known(async || attempt(&backend, &key("k"), &mine).await);
+    granted(Ok(answer.await));
+}
+
+/// It is busy for longer than an answer may take, and says nothing of it.
+#[tokio::test]
+async fn what_its_caller_gave_up_is_not_sent_when_the_client_gets_to_it_late() {
+    let server = RedisServer::start();
+    let client = slow_to_connect_again(&server.url()).await;
+    let backend = Backend::from_client(client.clone());
+    round_trip(&backend).await;
+    let mut connections = client.reconnect_rx();
+    let mut busy = JoinSet::new();
+    let told = client.clone();
+    busy.spawn(async move { told.force_reconnection().await });
+    tokio::time::sleep(100 * MS).await;
+    assert!(client.is_connected(), "it does not say that it is not");
+    let (key, mine) = (key("late"), owner());
+    let call = attempt(&backend, &key, &mine);
+    assert!(tokio::time::timeout(50 * MS, call).await.is_err());
+    assert!(connections.try_recv().is_err(), "it was not busy");
+    let busy = soon("the connection", busy.join_next()).await;
+    busy.unwrap().unwrap().unwrap();
+    made(&client, &mut connections).await;
+    assert!(!exists(&server, "late"));
+}
+
+async fn slow_to_connect_again(url: &str) -> Client {
+    let mut builder = builder(url);
+    builder.set_policy(ReconnectPolicy::new_constant(0, 3000));
+    builder.with_performance_config(|performance| {
+        performance.default_command_timeout = 10 * SECOND;
+    });
+    let client = builder.build().unwrap();
+    client.init().await.unwrap();
+    client
+}
+
+#[tokio::test]
+async fn a_client_that_subscribed_over_resp2_is_refused_with_advice() {
+    let server = RedisServer::start();
+    let client = client(&server.url()).await;
+    let backend = Backend::from_client(client.clone());
+    round_trip(&backend).await;
+    client.subscribe("news").await.unwrap();
+    let (key, mine) = (key("k"), owner());
+    for error in [
+        attempt(&backend, &key, &mine).await.unwrap_err(),
+        renew(&backend, &key, &mine, TTL, Renew::AtLeast)
+            .await
+            .unwrap_err(),
+        backend.release(&key, &mine).await.unwrap_err(),
+    ] {
+        assert_eq!(error.kind(), BackendErrorKind::Permanent, "{error}");
+        assert!(error.to_string().contains("RESP3"), "{error}");
+    }
 }
 
 #[tokio::test]

@@ -1,25 +1,28 @@
 //! Clients that the application made. They connect again by themselves, as their reconnect policy says.
 
-use std::sync::Arc;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use fred::clients::{Client, WithOptions};
-use fred::interfaces::ClientLike;
-use fred::types::config::Options;
+use fred::interfaces::{ClientLike, EventInterface};
+use fred::types::Resp3Frame;
+use fred::types::config::{Options, Server};
+use futures_util::future::BoxFuture;
 use tokio::runtime::Handle;
+use tokio::sync::broadcast::Receiver;
+use tokio::sync::broadcast::error::TryRecvError;
 
 use super::target::options;
-use super::{Words, answer, failure, send};
+use super::{Error, Words, answer, failure, send};
 use crate::answer::Reply;
 use crate::connection::Request;
 use crate::error::{self, Cause, Failure};
 
 /// So many calls in a row without an answer, and the client is to connect again.
 const UNANSWERED: u32 = 2;
-
-/// How long a client may take to connect again, before it is told so once more.
-const LONGEST_RECONNECT: Duration = Duration::from_secs(5);
 
 /// Clients, which take turns.
 #[derive(Clone)]
@@ -32,8 +35,10 @@ struct Clients {
 
 struct Shared {
     client: WithOptions<Client>,
+    line: Mutex<Line>,
     /// How many calls in a row it has not answered.
     unanswered: AtomicU32,
+    /// Whether it was told to connect again and has not done so yet.
     reconnecting: Arc<AtomicBool>,
 }
 
@@ -46,6 +51,7 @@ impl Given {
         };
         let shared = |client: &Client| Shared {
             client: client.with_options(&options),
+            line: Mutex::new(Line::of(client)),
             unanswered: AtomicU32::new(0),
             reconnecting: Arc::default(),
         };
@@ -56,14 +62,22 @@ impl Given {
     }
 
     pub(crate) async fn send(&self, request: &Request<'_>) -> Result<Reply, Failure> {
-        let Some(shared) = self.0.next() else {
-            return Err(Failure::new(Cause::NotSent, "no client was given"));
-        };
+        let runtime = Handle::try_current().map_err(|_| {
+            Failure::new(
+                Cause::NotSent,
+                "sending needs a tokio runtime, and there is none here",
+            )
+        })?;
+        let shared = self.0.next()?;
         let unanswered = Unanswered(shared);
-        let sent = send(&shared.client, Words::of_script(request)).await;
-        let result = sent.map_err(|error| failure(&error)).and_then(answer);
+        let sent = Sent::new(shared.client.clone(), Words::of_script(request), runtime);
+        let result = sent.await.map_err(|error| failure(&error)).and_then(answer);
         match &result {
             Err(failure) if failure.is_read_only() => shared.reconnect(),
+            Err(failure) if failure.is_not_sent() => {
+                unanswered.not_asked();
+                return result;
+            }
             Err(failure) if !failure.is_answer() => return result,
             Ok(reply) if !reply.is_of_a_script() => shared.reconnect(),
             Ok(reply) if error::answers_read_only(reply) => shared.reconnect(),
@@ -75,34 +89,150 @@ impl Given {
 }
 
 impl Clients {
-    /// The next one in turn that is connected, if any is.
-    fn next(&self) -> Option<&Shared> {
+    /// The next one in turn that has a connection.
+    fn next(&self) -> Result<&Shared, Failure> {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        let turn = turn.checked_rem(self.clients.len())?;
+        let turn = turn.checked_rem(self.clients.len()).unwrap_or_default();
         let (later, first) = self.clients.split_at(turn);
         let mut in_turn = first.iter().chain(later);
-        in_turn
-            .find(|shared| shared.client.is_connected())
-            .or_else(|| first.first())
+        in_turn.find(|shared| shared.is_open()).ok_or_else(|| {
+            let hope = self.clients.iter().any(|shared| shared.client.has_reconnect_policy());
+            let why = match self.clients.len() {
+                0 => "no client was given",
+                _ if hope => "the client has no connection at the moment",
+                _ => {
+                    "the client has lost its connection, and makes no other without a reconnect policy: give it one, \
+                     or initialise it again"
+                }
+            };
+            Failure::new(Cause::NotSent, why)
+        })
     }
 }
 
 impl Shared {
-    /// Makes the client connect again, if it would do so by itself too: one without a policy would end for good.
+    /// Whether what is sent now goes out now.
+    fn is_open(&self) -> bool {
+        let mut line = self.line.lock().unwrap_or_else(PoisonError::into_inner);
+        line.is_up(&*self.client)
+            && self.client.is_connected()
+            && !self.reconnecting.load(Ordering::SeqCst)
+    }
+
+    /// Makes the client connect again, if it would do so by itself too: one without a policy would end for good. Never while
+    /// it is about to: it would do so once for each time that it was told.
     fn reconnect(&self) {
         let Ok(runtime) = Handle::try_current() else {
             return;
         };
-        if !self.client.has_reconnect_policy() || self.reconnecting.swap(true, Ordering::SeqCst) {
+        if !self.client.has_reconnect_policy()
+            || !self.is_open()
+            || self.reconnecting.swap(true, Ordering::SeqCst)
+        {
             return;
         }
         self.unanswered.store(0, Ordering::Relaxed);
-        let (client, reconnecting) = (self.client.clone(), Arc::clone(&self.reconnecting));
+        let (client, told) = (self.client.clone(), Told(Arc::clone(&self.reconnecting)));
         runtime.spawn(async move {
-            // Without an answer where the client is stuck on the old connection.
-            let _ = tokio::time::timeout(LONGEST_RECONNECT, client.force_reconnection()).await;
-            reconnecting.store(false, Ordering::SeqCst);
+            // Ends when the client has a connection again, or has ended.
+            let _ = client.force_reconnection().await;
+            drop(told);
         });
+    }
+}
+
+/// A client was told to connect again. It no longer counts as told when this is gone, also with its runtime.
+struct Told(Arc<AtomicBool>);
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::SeqCst);
+    }
+}
+
+/// What a client tells of its connection. It calls itself connected also in the pause before it connects again, when it queues
+/// what it is to send, and without a policy for ever after.
+struct Line {
+    up: bool,
+    lost: Receiver<(Error, Option<Server>)>,
+    made: Receiver<Server>,
+}
+
+impl Line {
+    fn of(client: &impl EventInterface) -> Self {
+        Self {
+            up: true,
+            lost: client.error_rx(),
+            made: client.reconnect_rx(),
+        }
+    }
+
+    fn is_up(&mut self, client: &impl EventInterface) -> bool {
+        // In this order: of a loss and a connection that come in between, the connection is seen later.
+        match (news(&mut self.made), news(&mut self.lost)) {
+            // It has quit, and may have been initialised again.
+            (None, _) | (_, None) => *self = Self::of(client),
+            // Of both, which are not told in order, the later one is a connection nearly always.
+            (Some(true), _) => self.up = true,
+            (_, Some(true)) => self.up = false,
+            _ => {}
+        }
+        self.up
+    }
+}
+
+/// Whether there is any; `None` if there will be no more.
+fn news<T: Clone>(events: &mut Receiver<T>) -> Option<bool> {
+    let mut any = false;
+    loop {
+        match events.try_recv() {
+            Ok(_) | Err(TryRecvError::Lagged(_)) => any = true,
+            Err(TryRecvError::Empty) => return Some(any),
+            Err(TryRecvError::Closed) => return None,
+        }
+    }
+}
+
+/// A request that was handed to a client. If its caller goes, it is waited for all the same: the client does not send a
+/// request that waits for a connection longer than an answer may take, but only if somebody waited with it.
+struct Sent {
+    sent: Option<BoxFuture<'static, Result<Resp3Frame, Error>>>,
+    begun: bool,
+    runtime: Handle,
+}
+
+impl Sent {
+    fn new(client: WithOptions<Client>, request: Words, runtime: Handle) -> Self {
+        let sent = async move { send(&client, request).await };
+        Self {
+            sent: Some(Box::pin(sent)),
+            begun: false,
+            runtime,
+        }
+    }
+}
+
+impl Future for Sent {
+    type Output = Result<Resp3Frame, Error>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        self.begun = true;
+        let Some(sent) = &mut self.sent else {
+            return Poll::Pending;
+        };
+        let polled = sent.as_mut().poll(context);
+        if polled.is_ready() {
+            self.sent = None;
+        }
+        polled
+    }
+}
+
+impl Drop for Sent {
+    fn drop(&mut self) {
+        if let (Some(sent), true) = (self.sent.take(), self.begun) {
+            self.runtime.spawn(sent);
+        }
     }
 }
 
@@ -112,6 +242,10 @@ struct Unanswered<'a>(&'a Shared);
 impl Unanswered<'_> {
     fn answered(self) {
         self.0.unanswered.store(0, Ordering::Relaxed);
+        self.not_asked();
+    }
+
+    fn not_asked(self) {
         std::mem::forget(self);
     }
 }
