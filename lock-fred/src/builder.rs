@@ -117,7 +117,10 @@ impl FredBackendBuilder {
         self
     }
 
-    /// How long an answer may take; default [`DEFAULT_RESPONSE_TIMEOUT`]. Keep it below the timeout of an operation.
+    /// How long an answer may take; default [`DEFAULT_RESPONSE_TIMEOUT`], and zero is [`Invalid`]. Keep it below the timeout of
+    /// an operation.
+    ///
+    /// [`Invalid`]: lock_core::BackendErrorKind::Invalid
     pub const fn with_response_timeout(mut self, timeout: Duration) -> Self {
         self.settings.response_timeout = timeout;
         self
@@ -168,13 +171,20 @@ impl FredBackendBuilder {
     ///
     /// # Errors
     ///
-    /// As [`FredBackend::connect`], and [`Unsupported`](lock_core::BackendErrorKind::Unsupported) for
+    /// As [`FredBackend::connect`], [`Invalid`](lock_core::BackendErrorKind::Invalid) for a response timeout of zero, and
+    /// [`Unsupported`](lock_core::BackendErrorKind::Unsupported) for
     /// [native commands](Self::with_native_commands) together with [replicas](Self::with_replicas).
     ///
     /// # Cancel safety
     ///
     /// Dropping the future leaves nothing behind.
     pub async fn connect(self) -> Result<FredBackend, BackendError> {
+        if self.settings.response_timeout.is_zero() {
+            return Err(BackendError::new(
+                BackendErrorKind::Invalid,
+                "no answer comes in no time: the response timeout is zero",
+            ));
+        }
         let target = match &self.place {
             Place::Server(url) => Target::of_url(url, &self.settings),
             Place::Sentinel(sentinels, primary) => {

@@ -437,6 +437,49 @@ async fn a_client_made_elsewhere_brings_its_own_certificates() {
         .unwrap();
 }
 
+/// The nodes' certificates name another host than they are reached at.
+#[cfg(feature = "tls")]
+#[tokio::test]
+async fn a_clusters_client_lends_the_names_in_certificates_too() {
+    use lock_fred::fred::prelude::ServerConfig;
+    use lock_fred::fred::types::config::{HostMapping, TlsConfig, TlsHostMapping};
+    use lock_testkit::server::{Authority, RedisCluster, RedisOptions};
+
+    #[derive(Debug)]
+    struct Elsewhere;
+    impl HostMapping for Elsewhere {
+        fn map(&self, _: &std::net::IpAddr, _: &str) -> Option<String> {
+            Some("elsewhere.invalid".to_owned())
+        }
+    }
+
+    choose_provider();
+    let authority = Authority::new();
+    let options = RedisOptions::new().with_tls(authority.elsewhere());
+    let cluster = RedisCluster::with(&options, 3, 0);
+    // By its first node: the others are known by how the client maps addresses.
+    let mut first = Server::new("127.0.0.1", cluster.nodes[0].port());
+    first.tls_server_name = Some("elsewhere.invalid".into());
+    let mut server = ServerConfig::new_clustered(Vec::<(String, u16)>::new());
+    if let ServerConfig::Clustered { hosts, .. } = &mut server {
+        hosts.push(first);
+    }
+    let config = Config {
+        server,
+        tls: Some(TlsConfig {
+            connector: trusting(&authority),
+            hostnames: TlsHostMapping::Custom(std::sync::Arc::new(Elsewhere)),
+        }),
+        ..Config::default()
+    };
+    let client = Builder::from_config(config).build().unwrap();
+    client.init().await.unwrap();
+    let backend = Backend::from_client(client);
+    for name in ["a", "b", "c", "d", "e", "f"] {
+        take(&backend, &key(name), &owner()).await;
+    }
+}
+
 #[tokio::test]
 async fn a_clusters_client_lends_its_settings() {
     let cluster = lock_testkit::server::RedisCluster::start();

@@ -1,6 +1,6 @@
 //! Connections: made when needed, shared by all calls, replaced when broken or silent. Not what is sent over them.
 //!
-//! Here and in `subscription.rs` alone tasks are spawned and timers made.
+//! Tasks are spawned here, in `subscription.rs` and by the client's folder.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -325,3 +325,11 @@ async fn a_server_that_takes_no_writes_is_a_transient_error_and_keeps_nothing() 
         Ownership::Held
     );
 }
+
+#[tokio::test]
+async fn a_response_timeout_of_zero_is_invalid() {
+    let server = RedisServer::start();
+    let builder = Backend::builder(server.url()).with_response_timeout(Duration::ZERO);
+    let error = builder.connect().await.unwrap_err();
+    assert_eq!(error.kind(), BackendErrorKind::Invalid, "{error}");
+}

@@ -97,8 +97,7 @@ impl Connection {
 /// the connection ends the client.
 pub(crate) struct Server {
     client: WithOptions<Client>,
-    /// How many requests have no reply yet, those without a waiting caller included.
-    under_way: AtomicUsize,
+    requests: Requests,
     /// Its sender is gone when the connection has ended.
     ended: watch::Receiver<()>,
     _driven: Driven,
@@ -111,18 +110,17 @@ impl Server {
     }
 
     async fn send(&self, request: Words) -> Result<Reply, Failure> {
-        self.under_way.fetch_add(1, Ordering::SeqCst);
+        let under_way = self.requests.begin();
         let sent = self.while_open(send(&self.client, request)).await;
         let frame = sent.map_err(|error| {
             // The client ends a connection on which this comes, and gives the answer to one request to all.
-            let alone = self.under_way.load(Ordering::SeqCst) == 1;
-            if alone && error.details().starts_with("CLUSTERDOWN ") {
+            if under_way.is_alone() && error.details().starts_with("CLUSTERDOWN ") {
                 Failure::new(Cause::Answer, error.details())
             } else {
                 failure(&error)
             }
         })?;
-        self.under_way.fetch_sub(1, Ordering::SeqCst);
+        under_way.answered();
         answer(frame)
     }
 
@@ -151,6 +149,65 @@ impl Server {
             result = request => result,
             () = ended(&self.ended) => Err(Error::new(ErrorKind::IO, "Connection closed.")),
         }
+    }
+}
+
+/// Which requests have no reply yet. Replies come in order.
+#[derive(Default)]
+struct Requests {
+    waiting: AtomicUsize,
+    /// How many were given up without a reply, which may be under way still.
+    given_up: AtomicUsize,
+    /// How many of those are not under way any more, since the reply to a later one has come.
+    settled: AtomicUsize,
+}
+
+impl Requests {
+    /// To be called before the request is sent.
+    fn begin(&self) -> UnderWay<'_> {
+        self.waiting.fetch_add(1, Ordering::SeqCst);
+        UnderWay {
+            requests: self,
+            before: self.given_up.load(Ordering::SeqCst),
+            answered: false,
+        }
+    }
+}
+
+/// A request that has no reply yet.
+struct UnderWay<'a> {
+    requests: &'a Requests,
+    /// How many were given up before it was sent.
+    before: usize,
+    answered: bool,
+}
+
+impl UnderWay<'_> {
+    /// Whether no other has no reply yet.
+    fn is_alone(&self) -> bool {
+        let Requests {
+            waiting,
+            given_up,
+            settled,
+        } = self.requests;
+        waiting.load(Ordering::SeqCst) == 1
+            && given_up.load(Ordering::SeqCst) == settled.load(Ordering::SeqCst)
+    }
+
+    fn answered(mut self) {
+        self.requests
+            .settled
+            .fetch_max(self.before, Ordering::SeqCst);
+        self.answered = true;
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        if !self.answered {
+            self.requests.given_up.fetch_add(1, Ordering::SeqCst);
+        }
+        self.requests.waiting.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -320,6 +377,24 @@ mod tests {
             let failure = failure(&Error::new(kind, details));
             assert_eq!(failure.cause(), cause, "{details}");
         }
+    }
+
+    #[test]
+    fn a_request_is_alone_again_when_a_later_one_than_those_given_up_was_answered() {
+        let requests = Requests::default();
+        let first = requests.begin();
+        assert!(first.is_alone());
+        let second = requests.begin();
+        assert!(!first.is_alone() && !second.is_alone());
+        drop(first);
+        // Sent before the first was given up: its reply may be the earlier one.
+        second.answered();
+        let third = requests.begin();
+        assert!(!third.is_alone());
+        third.answered();
+        assert!(requests.begin().is_alone());
+        // That one was given up too.
+        assert!(!requests.begin().is_alone());
     }
 
     #[test]

@@ -2,14 +2,16 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use fred::clients::Client;
 use fred::interfaces::{AuthInterface, ClientLike, EventInterface};
 use fred::types::RespVersion;
+#[cfg(feature = "tls")]
+use fred::types::config::TlsHostMapping;
 use fred::types::config::{
-    Config, ConnectionConfig, Options, PerformanceConfig, ServerConfig, TcpConfig,
+    Config, ConnectionConfig, Options, PerformanceConfig, Server as Address, ServerConfig,
+    TcpConfig,
 };
 use lock_core::{BackendError, BackendErrorKind};
 use tokio::runtime::Handle;
@@ -18,7 +20,7 @@ use url::Url;
 
 use super::cluster::Nodes;
 use super::sentinel::Sentinels;
-use super::{Connection, Driven, Messages, Server, Subscriber, not_let_in};
+use super::{Connection, Driven, Messages, Requests, Server, Subscriber, not_let_in};
 use crate::error::{self, Cause, Failure};
 
 /// How many events a connection keeps where nobody listens to them.
@@ -273,7 +275,17 @@ impl Login {
     pub(super) fn at(&self, host: &str, port: u16) -> Self {
         let mut login = self.clone();
         for config in [&mut login.config].into_iter().chain(&mut login.fallback) {
-            config.server = ServerConfig::new_centralized(host, port);
+            #[cfg_attr(
+                not(feature = "tls"),
+                allow(unused_mut, reason = "there are no certificates")
+            )]
+            let mut server = Address::new(host, port);
+            #[cfg(feature = "tls")]
+            {
+                let name = name_in_certificate(config, host, port);
+                server.tls_server_name = name.map(Into::into);
+            }
+            config.server = ServerConfig::Centralized { server };
         }
         login
     }
@@ -375,10 +387,32 @@ async fn open(
     });
     Ok(Server {
         client: client.with_options(&options(settings.response_timeout)),
-        under_way: AtomicUsize::new(0),
+        requests: Requests::default(),
         ended,
         _driven: driven,
     })
+}
+
+/// The name that the certificate of this server must have, where that is not its host: what a client that was made elsewhere
+/// says of it, or how that client maps addresses to names.
+#[cfg(feature = "tls")]
+fn name_in_certificate(config: &Config, host: &str, port: u16) -> Option<String> {
+    let tls = config.tls.as_ref()?;
+    let known = config.server.hosts();
+    let itself = known
+        .iter()
+        .find(|server| *server.host == *host && server.port == port);
+    if let Some(name) = itself.and_then(|server| server.tls_server_name.as_ref()) {
+        return Some(name.to_string());
+    }
+    let address = host.parse().ok()?;
+    // Of which node it was learned is not kept. They all are of one cluster.
+    let first = known.first()?.host.to_string();
+    match &tls.hostnames {
+        TlsHostMapping::None => None,
+        TlsHostMapping::DefaultHost => Some(first),
+        TlsHostMapping::Custom(names) => names.map(&address, &first),
+    }
 }
 
 fn can_be_typed(config: &Config) -> bool {
