@@ -14,6 +14,9 @@ const TTL: Duration = Duration::from_secs(3);
 /// How many take keys at the same time.
 const TAKERS: usize = 64;
 
+/// How long they try: who loses keys faster than it takes them is never done. A key that was not taken counts as lost.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 /// `count` keys, held for `duration` with a ttl of [`TTL`].
 pub(crate) struct Held<'a> {
     pub(crate) stage: &'a Stage,
@@ -67,13 +70,17 @@ impl Enter for Held<'_> {
 }
 
 async fn take_all<C: Client>(client: &C, keys: &Arc<[String]>) -> Vec<C::Held> {
+    let end = tokio::time::Instant::now() + PATIENCE;
     let mut running = JoinSet::new();
     for taker in 0..TAKERS {
         let (client, keys) = (client.clone(), Arc::clone(keys));
         running.spawn(async move {
             let mut held = Vec::new();
             for key in keys.iter().skip(taker).step_by(TAKERS) {
-                held.push(client.take(key).await);
+                let Ok(one) = tokio::time::timeout_at(end, client.take(key)).await else {
+                    break;
+                };
+                held.push(one);
             }
             held
         });
