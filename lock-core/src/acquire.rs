@@ -189,6 +189,8 @@ impl Acquirer {
         lease: Arc<Lease>,
     ) -> Result<LockGuard, Result<Entered, LockError>> {
         let op_timeout = self.terms.op_timeout;
+        // A shutdown waits for a lease that is on its way from one guard to the next.
+        let call = self.store.call();
         let claimed = if lease.fits(&self.wants()) {
             lease.claim(&self.renewer, &self.key, self.terms)
         } else {
@@ -201,7 +203,10 @@ impl Acquirer {
         let rank = head.rank();
         claimed.start_renewing(Moment::now());
         claimed.hold(head);
+        drop(call);
         let guard = LockGuard::new(Arc::clone(&claimed));
+        // Whose lease was released by then, or is about to be.
+        self.store.check_open(&self.key).map_err(Err)?;
         if claimed.has_enough() {
             return Ok(guard);
         }

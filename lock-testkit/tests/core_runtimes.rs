@@ -19,7 +19,9 @@ use std::thread;
 use std::time::Duration;
 
 use common_acquire::*;
-use lock_core::{GuardPolicy, LockError, LockGuard, Locks, LossReason, Released, RenewalPolicy};
+use lock_core::{
+    GuardPolicy, LockError, LockGuard, Locks, LossReason, PassingOn, Released, RenewalPolicy,
+};
 use lock_testkit::{Effect, LeakCheck, Op, Scripted};
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::time::{sleep, timeout};
@@ -506,4 +508,44 @@ fn a_shutdown_misses_no_lock_that_is_linked_anew_on_another_thread() {
         guard.checkpoint();
         None
     });
+}
+
+/// Waiters come and go and pass the lock on while it is shut down.
+#[test]
+fn after_a_shutdown_nothing_is_left_at_the_store() {
+    let runtime = Builder::new_multi_thread()
+        .worker_threads(4)
+        .enable_time()
+        .build()
+        .unwrap();
+    for passing in [PassingOn::never(), PassingOn::at_most(1000).within(HOUR)] {
+        for round in 0..500 {
+            let backend = Scripted::honest();
+            let locks = locks(&backend).with_passing_on(passing).with_wait(HOUR);
+            let tasks: Vec<_> = (0..6)
+                .map(|n| {
+                    let lock = locks.lock("k");
+                    runtime.spawn(async move {
+                        loop {
+                            let limit = Duration::from_micros(30 * (1 + n));
+                            match tokio::time::timeout(limit, lock.acquire()).await {
+                                Err(_) => {}
+                                Ok(Err(_)) => break,
+                                Ok(Ok(guard)) if n % 2 == 0 => drop(guard),
+                                Ok(Ok(guard)) => drop(guard.release().await),
+                            }
+                        }
+                    })
+                })
+                .collect();
+            thread::sleep(Duration::from_micros(300 + round % 700));
+            // On this thread, so that nothing comes between the answer and the look.
+            let ended = runtime.block_on(locks.shutdown());
+            let left = backend.entries();
+            assert!(ended && left.is_empty(), "{passing:?} {round}: {left:?}");
+            for task in tasks {
+                runtime.block_on(task).unwrap();
+            }
+        }
+    }
 }

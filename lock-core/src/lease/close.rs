@@ -86,6 +86,8 @@ impl Lease {
     /// Ends the lease and leaves its entry to the ttl. If the entry may have been made to last longer than the guard knew, it
     /// is cut back in the background.
     pub(crate) fn leave_to_expire(self: &Arc<Self>) {
+        // As in `release`, until the request to cut it back is counted itself.
+        let _call = self.store.call();
         let (end, latest, drift) = {
             let state = self.state();
             let drift = state.ttl.saturating_sub(validity(state.ttl));
@@ -105,6 +107,8 @@ impl Lease {
     /// Passes the lease on to the next in line, or releases the entry; the caller waits for the answer, at most for one op
     /// timeout.
     pub(crate) async fn release(self: &Arc<Self>) -> Result<Released, LockError> {
+        // Before the lease leaves the list: a shutdown finds it there, or this call under way.
+        let call = self.store.call();
         if self.pass_on() {
             return Ok(Released::Released);
         }
@@ -120,7 +124,7 @@ impl Lease {
         };
         let lease = Arc::clone(self);
         let call = async move {
-            let _call = lease.store.call();
+            let _call = call;
             let compensation = lease.compensation(latest);
             let answer = lease.call_release().await;
             observe::released(&lease.key, &answer);
@@ -147,6 +151,8 @@ impl Lease {
 
     /// The same without waiting.
     pub(crate) fn let_go(self: &Arc<Self>) {
+        // As in `release`.
+        let _call = self.store.call();
         let mut passed_on = false;
         observe::contained(|| passed_on = self.pass_on());
         if !passed_on {
@@ -156,6 +162,8 @@ impl Lease {
 
     /// Releases the entry in the background.
     pub(crate) fn release_in_background(self: &Arc<Self>, reason: LossReason) {
+        // As in `release`, until the release is counted itself.
+        let _call = self.store.call();
         if let Closing::Send { latest, spot } = self.close(reason) {
             drop(self.compensation(latest).with_spot(spot, self));
         }

@@ -136,7 +136,8 @@ impl Lease {
         }
     }
 
-    /// Takes the lease for a guard with `terms`, whose first moment this is. `None` if it is not on offer any more.
+    /// Takes the lease for a guard with `terms`, whose first moment this is. `None` if it is not on offer any more. It is in no
+    /// list then: the caller counts as a call until it is in one again.
     pub(crate) fn claim(
         self: &Arc<Self>,
         renewer: &Arc<Renewer>,
@@ -196,6 +197,8 @@ impl Lease {
     /// line's first.
     pub(crate) fn put_back(self: &Arc<Self>, spot: Spot) {
         let now = Moment::now();
+        // A shutdown waits for a lease that is in no list.
+        let _call = self.store.call();
         {
             let mut state = self.state();
             if let Some(link) = state.link.take() {
@@ -214,7 +217,6 @@ impl Lease {
                 return;
             }
         }
-        let _call = self.store.call();
         if !self.offer(spot, now) {
             self.release_in_background(LossReason::Released);
         }
@@ -222,6 +224,8 @@ impl Lease {
 
     /// Releases it for good, held or on offer.
     pub(crate) fn shut_down(self: &Arc<Self>) {
+        // Before it leaves the list, as in `release`.
+        let _call = self.store.call();
         {
             let mut state = self.state();
             if std::mem::take(&mut state.on_offer) {
