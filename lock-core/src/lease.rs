@@ -149,7 +149,8 @@ impl Lease {
     pub(crate) fn as_holder(&self) -> Option<Holder> {
         let state = self.state();
         let now = Moment::now();
-        if state.remaining(&self.terms, now).is_zero() && !state.on_offer {
+        let is_on_its_way = state.on_offer && !state.deadline.left(&now).is_zero();
+        if state.remaining(&self.terms, now).is_zero() && !is_on_its_way {
             return None;
         }
         let holder = Holder::new()

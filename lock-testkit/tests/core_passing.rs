@@ -17,8 +17,8 @@ use std::time::Duration;
 
 use common_acquire::*;
 use lock_core::{
-    Capabilities, DistributedLock, Fence, GuardPolicy, LockError, LockGuard, LockOptions, Locks,
-    LossReason, Moment, PassingOn, Released, RenewalPolicy,
+    Capabilities, DistributedLock, Fence, GuardPolicy, LockError, LockGuard,
+    LockOptions, Locks, LossReason, Moment, PassingOn, Released, RenewalPolicy,
 };
 use lock_testkit::{Effect, LeakCheck, Op, Scripted};
 use tokio::task::{JoinHandle, yield_now};
@@ -331,15 +331,36 @@ async fn others_see_the_grants_label_and_a_token_that_is_not_below_the_holders()
 async fn while_it_is_on_its_way_it_is_busy() {
     let backend = Scripted::honest();
     let lock = lock_of(&backend).with_label("me");
-    let (guard, waiting) = line_of(&lock, 1).await;
+    let guard = passable(&lock).await;
+    let mut receiving = acquiring(&lock);
+    poll_once(&mut receiving).await;
     guard.release().await.unwrap();
     let calls = backend.calls().len();
     let busy = lock.try_acquire().await.unwrap_err();
     assert_eq!(busy.holder().unwrap().label.as_deref(), Some("me"));
     assert_eq!(backend.calls().len(), calls);
-    for waiting in waiting {
-        granted(waiting).await.release().await.unwrap();
-    }
+    receiving.await.unwrap().release().await.unwrap();
+}
+
+/// The runtime of giver and receiver is not driven any more: nobody of them ends the offer.
+#[test]
+fn a_lease_on_offer_counts_until_its_deadline() {
+    let ttl = 200 * MS;
+    let backend = Scripted::honest();
+    let lock = lock_of(&backend).with_ttl(ttl);
+    let (idle, other) = (single(), single());
+    let guard = idle.block_on(async { passable(&lock).await });
+    idle.block_on(async {
+        drop(waiter(&lock));
+        yield_now().await;
+    });
+    drop(guard);
+    std::thread::sleep(2 * ttl);
+    assert!(is_free(&backend));
+    let guard = other.block_on(lock.try_acquire()).unwrap();
+    assert!(guard.is_held());
+    other.block_on(guard.release()).unwrap();
+    drop(idle);
 }
 
 #[tokio::test(start_paused = true)]

@@ -84,7 +84,7 @@ impl Lease {
         let fits = |wants: &Wants| self.fits(wants) && self.may_go_on(wants, spent);
         let spot = match spot.offer(self, now, fits) {
             Ok(()) => {
-                self.watch_offer();
+                self.watch_offer(now);
                 return true;
             }
             Err(spot) => spot,
@@ -121,14 +121,12 @@ impl Lease {
         (next <= range.last()).then(|| Some(FencingRange::new(next, range.last())))
     }
 
-    /// Has the renewer look at it after the claim time, if it is still on offer.
-    fn watch_offer(self: &Arc<Self>) {
+    /// Has the renewer look at it after the claim time, or at its deadline, if it is still on offer.
+    fn watch_offer(self: &Arc<Self>, now: Moment) {
         let mut state = self.state();
         if state.on_offer {
-            state.link = Some(
-                self.renewer
-                    .link(self, Moment::now(), CLAIM, Duration::ZERO),
-            );
+            let after = CLAIM.min(state.deadline.left(&now));
+            state.link = Some(self.renewer.link(self, now, after, Duration::ZERO));
         }
         drop(state);
         if self.store.is_closed() {

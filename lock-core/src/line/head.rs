@@ -103,7 +103,11 @@ impl Head {
             let mut shard = store.lines.shard(key);
             let taken = shard.take_over(key, &seen, late, None, promise);
             drop(shard);
-            if let Some(taken) = taken {
+            if let Some(mut taken) = taken {
+                // Its deadline is over, or it would be a holder: nobody takes it any more.
+                if let Some(lease) = taken.lease.take() {
+                    contained(|| lease.shut_down());
+                }
                 return Found::Free(Self::new(store, key, taken.turn, taken));
             }
         }
