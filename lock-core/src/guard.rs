@@ -151,8 +151,8 @@ impl LockGuard {
     }
 
     /// Gives the lock back and says what was found: [`Released::Released`] if it was held until now. The next in line of
-    /// this process has it at once, without the store being asked, as far as [`PassingOn`](crate::PassingOn) lets it.
-    /// Takes one op timeout at the most.
+    /// this process has it at once, without the store being asked, as far as [`PassingOn`](crate::PassingOn) lets it;
+    /// this yields once, so that its task runs before the caller goes on. Takes one op timeout at the most.
     ///
     /// # Errors
     ///

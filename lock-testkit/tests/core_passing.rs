@@ -363,6 +363,22 @@ fn a_lease_on_offer_counts_until_its_deadline() {
     drop(idle);
 }
 
+#[test]
+fn the_next_in_line_runs_before_a_release_returns() {
+    let backend = Scripted::honest();
+    let lock = lock_of(&backend);
+    let runtime = single();
+    let guard = runtime.block_on(async { passable(&lock).await });
+    let receiving = runtime.block_on(waiters(&lock, 1)).remove(0);
+    // Nobody drives the runtime after that.
+    assert_eq!(
+        runtime.block_on(guard.release()).unwrap(),
+        Released::Released
+    );
+    assert!(receiving.is_finished());
+    drop(runtime);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_passed_on_lock_is_extended_handed_over_and_lost_like_any_other() {
     let backend = Scripted::honest();

@@ -110,6 +110,9 @@ impl Lease {
         // Before the lease leaves the list: a shutdown finds it there, or this call under way.
         let call = self.store.call();
         if self.pass_on() {
+            drop(call);
+            // The next in line was woken, and is to have it before the caller goes on, perhaps without an await.
+            tokio::task::yield_now().await;
             return Ok(Released::Released);
         }
         let (latest, spot) = match self.close(LossReason::Released) {

@@ -14,6 +14,9 @@ use crate::backend::MAX_TOKENS;
 /// lock for [`within`](Self::within), or four times as long if nobody else was seen to have it within the last second.
 /// A process that waits has its turn after that time and the hold that is under way.
 ///
+/// The next in line holds the lock as soon as its task runs. If it does not run (nobody polls it, or its thread is blocked),
+/// others have the lock 250 ms later, or, if the giver's runtime is not driven either, at the latest when the ttl is over.
+///
 /// ```
 /// use std::time::Duration;
 /// use lock_core::{LockOptions, PassingOn};
