@@ -182,7 +182,7 @@ impl Acquirer {
         }
     }
 
-    /// Takes a lease that was passed on. If that fails, the line is stood in again, unless no retry mends it.
+    /// Takes a lease that was passed on. If that fails, the line is stood in again, unless the store is closed.
     async fn receive(
         &self,
         mut head: Head,
@@ -210,18 +210,11 @@ impl Acquirer {
         if claimed.has_enough() {
             return Ok(guard);
         }
-        let error = match claimed.renew_in_full().await {
-            Ok(()) if claimed.validity_left() >= self.terms.min_validity => return Ok(guard),
-            Ok(()) => LockError::Late {
-                key: self.key.clone(),
-                remaining: claimed.validity_left(),
-            },
-            Err(error) => error,
-        };
-        let is_lost = matches!(error, LockError::Lost { .. });
-        if !is_lost && !error.is_retryable() {
-            return Err(Err(error));
+        let renewed = claimed.renew_in_full().await.is_ok();
+        if renewed && claimed.validity_left() >= self.terms.min_validity {
+            return Ok(guard);
         }
+        // Whatever the renewal came to, a grant of its own may be had. Nobody else gets this lease.
         let again = Head::stand(&self.store, &self.key, rank, op_timeout, self.wants());
         claimed.release_in_background(LossReason::Released);
         Err(Ok(again))

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use common_acquire::*;
 use lock_core::{
-    Capabilities, DistributedLock, Fence, GuardPolicy, LockError, LockGuard,
+    BackendError, Capabilities, DistributedLock, Fence, GuardPolicy, LockError, LockGuard,
     LockOptions, Locks, LossReason, Moment, PassingOn, Released, RenewalPolicy,
 };
 use lock_testkit::{Effect, LeakCheck, Op, Scripted};
@@ -979,6 +979,26 @@ async fn a_renewal_that_fails_costs_the_lease_and_not_the_receiver() {
         guard.release().await.unwrap();
         assert_quiet(&backend, &leaks, CLEAN).await;
     }
+}
+
+/// The store lets nobody renew (no permission for it, say), and its receivers are not renewed, so that each needs all of
+/// its ttl.
+#[tokio::test(start_paused = true)]
+async fn a_renewal_that_is_refused_for_good_costs_no_receiver_the_lock() {
+    let backend = Scripted::honest();
+    let lock = lock_of(&backend).with_renewal(RenewalPolicy::never());
+    let (mut guard, waiting) = line_of(&lock, 3).await;
+    let refused = BackendError::permanent("not permitted");
+    backend.on(Op::Renew).always(Effect::FailBefore(refused));
+    for waiting in waiting {
+        sleep(MS).await;
+        let owner = backend.entries()["k"].owner.clone();
+        guard.release().await.unwrap();
+        guard = granted(waiting).await;
+        assert!(backend.entries()["k"].owner != owner, "a grant of its own");
+    }
+    assert!(count(&backend, Op::Renew) > 0);
+    guard.release().await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
