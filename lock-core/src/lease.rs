@@ -11,7 +11,7 @@ use crate::clock::{Deadline, Moment};
 use crate::error::{BackendError, LockError, LossReason};
 use crate::fencing::FencingRange;
 use crate::key::LockKey;
-use crate::line::Head;
+use crate::line::{CLAIM, Head};
 use crate::owner::Owner;
 use crate::policy::{Terms, validity};
 use crate::renewer::Renewer;
@@ -143,6 +143,16 @@ impl Lease {
     /// Until when its holder may believe in it, ended or not.
     pub(crate) fn deadline(&self) -> Deadline {
         self.state().deadline
+    }
+
+    /// Until when those who stand in line wait for it: if its release was begun, no longer than for the answer to that.
+    pub(crate) fn held_until(&self) -> Deadline {
+        let state = self.state();
+        let answer = self.terms.op_timeout.saturating_add(CLAIM);
+        match state.closed_at {
+            Some(closed) => state.deadline.earlier(closed.after(answer)),
+            None => state.deadline,
+        }
     }
 
     /// What others hear of the holder while there is one, or is about to be one again.

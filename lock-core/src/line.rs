@@ -44,6 +44,7 @@
 //! - a head that did not look again when it said it would, a claim time later;
 //! - a waiter that did not take its turn within the claim time;
 //! - a lease whose deadline is over (a leaked guard, a runtime that has ended), at once;
+//! - a lease whose release was not answered within its op timeout and a claim time (nobody polls it any more), at once;
 //! - a head that sleeps without the store's wake-ups for longer than twice the waiter's own longest delay.
 //!
 //! The first in line may do so at once, those behind after 1, 2, 3 claim times for every doubling of the number of waiters
@@ -498,10 +499,10 @@ impl Seen {
                 let Some(lease) = lease.upgrade() else {
                     return Ok(Duration::MAX);
                 };
-                let deadline = lease.deadline();
-                let left = deadline.left(&now);
+                let end = lease.held_until();
+                let left = end.left(&now);
                 return if left.is_zero() {
-                    Ok(deadline.past(&now))
+                    Ok(end.past(&now))
                 } else {
                     Err(left)
                 };

@@ -10,13 +10,15 @@
 
 mod common_acquire;
 
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use common_acquire::*;
-use lock_core::{LockError, LockGuard};
-use lock_testkit::{LeakCheck, Op, Scripted, cancel_sweep};
+use lock_core::{LockError, LockGuard, PassingOn};
+use lock_testkit::{Effect, LeakCheck, Op, Scripted, cancel_sweep};
 use tokio::runtime::Builder;
 use tokio::task::{JoinHandle, yield_now};
 use tokio::time::{sleep, timeout};
@@ -378,4 +380,21 @@ fn in_a_crowd_nobody_is_forgotten_and_no_two_are_in_together() {
     let last = many.block_on(locks.lock("k").acquire()).unwrap();
     many.block_on(last.release()).unwrap();
     assert!(is_free(&backend));
+}
+
+/// The lock is free at the store, and nobody here hears of it.
+#[tokio::test(start_paused = true)]
+async fn a_release_that_nobody_polls_any_more_holds_up_the_line_for_an_op_timeout() {
+    let backend = Scripted::honest();
+    let lock = lock(&backend).with_passing_on(PassingOn::never());
+    let guard = lock.acquire().await.unwrap();
+    let waiting = waiters(&lock, 1).await.remove(0);
+    backend.on(Op::Release).next(Effect::DelayAfter(5 * MS));
+    let mut release = Box::pin(guard.release());
+    let polled = poll_fn(|context| Poll::Ready(release.as_mut().poll(context))).await;
+    assert!(polled.is_pending());
+    let (guard, took) = timed(waiting).await;
+    assert!(took < OP + 3 * CLAIM, "{took:?}");
+    drop(guard.unwrap().unwrap());
+    drop(release);
 }

@@ -66,10 +66,14 @@ impl Lease {
     /// Ends the lease, and says whether its entry is to be released now: not if that was done before, or it is known
     /// to be gone.
     fn close(&self, reason: LossReason) -> Closing {
+        // A runtime or thread that is being torn down has no clock.
+        let mut now = None;
+        observe::contained(|| now = Some(Moment::now()));
         let mut state = self.state();
         let closed = std::mem::replace(&mut state.closed, true);
         let ended = state.ended;
         if !closed {
+            state.closed_at = now;
             self.end_locked(&mut state, reason);
         }
         match ended {

@@ -32,6 +32,8 @@ pub(super) struct State {
     pub(super) ended: Option<LossReason>,
     /// The entry was released, or is left to its ttl on purpose: nothing more is sent.
     pub(super) closed: bool,
+    /// When its release was begun.
+    pub(super) closed_at: Option<Moment>,
     pub(super) link: Option<Link>,
     /// Its last renewal ended in a panic, perhaps because of a lock it was sent with, or because of this one.
     pub(super) alone: bool,
@@ -124,6 +126,7 @@ impl State {
             progress: granted,
             ended: None,
             closed: false,
+            closed_at: None,
             link: None,
             alone: false,
             on_offer: false,
