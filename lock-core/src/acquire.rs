@@ -319,7 +319,7 @@ async fn call(
     let latest = asked.after(terms.ttl);
     let compensation =
         Compensation::of_attempt(&store, &renewer, &key, &owner, terms.op_timeout, latest);
-    let is_followed = head.as_ref().is_some_and(Head::is_followed);
+    let is_followed = head.as_mut().is_some_and(Head::is_followed);
     let tokens = if is_followed {
         terms.passing.tokens()
     } else {

@@ -379,6 +379,23 @@ fn the_next_in_line_runs_before_a_release_returns() {
     drop(runtime);
 }
 
+/// The first head found the line empty, and asks again when others stand behind it.
+#[tokio::test(start_paused = true)]
+async fn the_first_head_asks_for_a_block_once_somebody_stands_behind_it() {
+    let backend = Scripted::honest();
+    let others = Locks::new(backend.clone()).lock("k");
+    let other = others.acquire().await.unwrap();
+    let mut waiting = waiters(&lock_of(&backend), 8).await;
+    other.release().await.unwrap();
+    let guard = granted(next(&mut waiting)).await;
+    let asked = backend.calls_of(Op::Acquire);
+    assert_eq!(asked.last().unwrap().tokens, Some(64));
+    let before = trips(&backend);
+    guard.release().await.unwrap();
+    drop(granted(next(&mut waiting)).await);
+    assert_eq!(trips(&backend), before);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_passed_on_lock_is_extended_handed_over_and_lost_like_any_other() {
     let backend = Scripted::honest();

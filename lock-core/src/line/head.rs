@@ -23,7 +23,7 @@ pub(crate) struct Head {
     pub(crate) passed: Option<Arc<Lease>>,
     /// How long it is to wait before it asks.
     pub(crate) rest: Duration,
-    /// Nobody stood in line when it came.
+    /// Nobody stood in line when it came, and it has not asked yet.
     is_alone: bool,
 }
 
@@ -171,9 +171,9 @@ impl Head {
         drop(told);
     }
 
-    /// Whether somebody stands in line behind it.
-    pub(crate) fn is_followed(&self) -> bool {
-        if self.is_alone {
+    /// Whether somebody stands in line behind it, now that it asks.
+    pub(crate) fn is_followed(&mut self) -> bool {
+        if std::mem::take(&mut self.is_alone) {
             return false;
         }
         let (mut shard, spot) = (self.spot.shard(), &self.spot);
