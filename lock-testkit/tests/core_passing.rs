@@ -317,6 +317,8 @@ async fn others_see_the_grants_label_and_a_token_that_is_not_below_the_holders()
                 .unwrap()
                 .clone(),
         ];
+        // What the process says itself is what the store says.
+        assert_eq!(told[1].fencing, told[2].fencing);
         for holder in told {
             assert_eq!(holder.label.as_deref(), Some("me"));
             assert!(holder.fencing >= guard.fencing_token());
@@ -1016,6 +1018,21 @@ async fn a_renewal_that_is_refused_for_good_costs_no_receiver_the_lock() {
     }
     assert!(count(&backend, Op::Renew) > 0);
     guard.release().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_takes_over_the_turn_of_another_gets_no_lease_of_another_label() {
+    let backend = Scripted::honest();
+    let lock = lock_of(&backend).with_label("one");
+    let guard = passable(&lock).await;
+    let mut stopped = acquiring(&lock);
+    poll_once(&mut stopped).await;
+    let other = waiter(&lock.clone().with_label("two"));
+    yield_now().await;
+    guard.release().await.unwrap();
+    let guard = other.await.unwrap().unwrap();
+    assert_eq!(backend.entries()["k"].owner.label(), Some("two"));
+    drop(guard);
 }
 
 #[tokio::test(start_paused = true)]

@@ -111,6 +111,9 @@ mod tests {
         assert!(!passing.allows(0, Duration::from_secs(1)));
         assert_eq!(passing.tokens(), 3);
         assert_eq!(PassingOn::default().tokens(), 64);
+        assert!(PassingOn::default().allows(63, Duration::from_micros(4999)));
+        assert!(!PassingOn::default().allows(64, Duration::ZERO));
+        assert!(!PassingOn::default().allows(0, Duration::from_millis(5)));
         assert_eq!(PassingOn::at_most(u16::MAX).tokens(), 64);
     }
 }
