@@ -50,11 +50,11 @@ impl FredBackend {
     /// settings.
     ///
     /// No request is written twice, whatever the client's own settings say. A client that leaves two calls in a row
-    /// without an answer is made to connect again, once, if it has a reconnect policy: give it one, since without it a lost
-    /// connection is the client's end (until it is initialised again, its calls fail, or go to others of its pool). Other
-    /// commands that are under way then are treated as that client is told to. While a client has no connection, nothing is
-    /// handed to it; what it was handed before is written within [`DEFAULT_RESPONSE_TIMEOUT`] or never, also if its caller
-    /// has gone.
+    /// without an answer, and a `PING` behind them, is made to connect again, once, if it has a reconnect policy: give it
+    /// one, since without it a lost connection is the client's end (until it is initialised again, its calls fail, or go to
+    /// others of its pool). Other commands that are under way then are treated as that client is told to. While a client has
+    /// no connection, nothing is handed to it; what it was handed before is written within [`DEFAULT_RESPONSE_TIMEOUT`] or
+    /// never, also if its caller has gone.
     ///
     /// Do not give a client on which you block (`BLPOP`, `XREAD BLOCK`, `WAIT`): renewals queue behind that and come too late.
     /// Nor one that subscribes over RESP2: nothing else can be sent over it then, and each call is a permanent error.

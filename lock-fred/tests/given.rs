@@ -8,6 +8,7 @@
 
 mod common;
 
+use common::alone::{Alone, Kind};
 use common::*;
 use lock_core::{BackendErrorKind, LockBackend, LockOptions, Locks, Ownership, Released, Renew};
 use lock_fred::fred::clients::Client;
@@ -294,6 +295,22 @@ async fn a_silent_client_is_told_once_to_connect_again_however_long_that_takes()
 }
 
 #[tokio::test]
+async fn calls_that_are_given_up_at_once_do_not_cut_a_client_that_answers() {
+    let server = RedisServer::start();
+    let client = client(&server.url()).await;
+    let backend = Backend::from_client(client.clone());
+    round_trip(&backend).await;
+    let mut connections = client.reconnect_rx();
+    for _ in 0..20 {
+        let (key, mine) = (key("k"), owner());
+        let call = attempt(&backend, &key, &mine);
+        let _ = tokio::time::timeout(MS / 1000, call).await;
+    }
+    tokio::time::sleep(300 * MS).await;
+    assert_eq!(made(&client, &mut connections).await, 0);
+}
+
+#[tokio::test]
 async fn a_client_that_ended_for_want_of_a_policy_is_left_out_until_it_is_initialised_again() {
     let server = RedisServer::start();
     let config = Config::from_url(&server.url()).unwrap();
@@ -510,4 +527,30 @@ async fn a_clusters_client_lends_its_settings() {
         .lines()
         .count();
     assert!(now > connections, "the calls went over the client");
+}
+
+struct OneClient;
+
+impl Kind for OneClient {
+    async fn client(url: &str) -> Backend {
+        Backend::from_client(client(url).await)
+    }
+}
+
+mod one_client {
+    lock_testkit::conformance!(super::Alone<super::OneClient>);
+}
+
+struct PoolOfOne;
+
+impl Kind for PoolOfOne {
+    async fn client(url: &str) -> Backend {
+        let pool = builder(url).build_pool(1).unwrap();
+        pool.init().await.unwrap();
+        Backend::from_pool(&pool)
+    }
+}
+
+mod pool_of_one {
+    lock_testkit::conformance!(super::Alone<super::PoolOfOne>);
 }

@@ -24,6 +24,9 @@ use crate::error::{self, Cause, Failure};
 /// So many calls in a row without an answer, and the client is to connect again.
 const UNANSWERED: u32 = 2;
 
+/// How long a client may then take to answer something else.
+const PATIENCE: Duration = Duration::from_millis(100);
+
 /// Clients, which take turns.
 #[derive(Clone)]
 pub(crate) struct Given(Arc<Clients>);
@@ -38,7 +41,7 @@ struct Shared {
     line: Mutex<Line>,
     /// How many calls in a row it has not answered.
     unanswered: AtomicU32,
-    /// Whether it was told to connect again and has not done so yet.
+    /// Whether it is being asked to connect again, or was and has not done so yet.
     reconnecting: Arc<AtomicBool>,
 }
 
@@ -73,14 +76,14 @@ impl Given {
         let sent = Sent::new(shared.client.clone(), Words::of_script(request), runtime);
         let result = sent.await.map_err(|error| failure(&error)).and_then(answer);
         match &result {
-            Err(failure) if failure.is_read_only() => shared.reconnect(),
+            Err(failure) if failure.is_read_only() => shared.reconnect(false),
             Err(failure) if failure.is_not_sent() => {
                 unanswered.not_asked();
                 return result;
             }
             Err(failure) if !failure.is_answer() => return result,
-            Ok(reply) if !reply.is_of_a_script() => shared.reconnect(),
-            Ok(reply) if error::answers_read_only(reply) => shared.reconnect(),
+            Ok(reply) if !reply.is_of_a_script() => shared.reconnect(false),
+            Ok(reply) if error::answers_read_only(reply) => shared.reconnect(false),
             _ => {}
         }
         unanswered.answered();
@@ -114,14 +117,13 @@ impl Shared {
     /// Whether what is sent now goes out now.
     fn is_open(&self) -> bool {
         let mut line = self.line.lock().unwrap_or_else(PoisonError::into_inner);
-        line.is_up(&*self.client)
-            && self.client.is_connected()
-            && !self.reconnecting.load(Ordering::SeqCst)
+        line.is_up(&*self.client) && self.client.is_connected()
     }
 
     /// Makes the client connect again, if it would do so by itself too: one without a policy would end for good. Never while
-    /// it is about to: it would do so once for each time that it was told.
-    fn reconnect(&self) {
+    /// it is about to: it would do so once for each time that it was told. `silent`: only if it answers nothing now either,
+    /// for those whom it did not answer may have had no patience.
+    fn reconnect(&self, silent: bool) {
         let Ok(runtime) = Handle::try_current() else {
             return;
         };
@@ -134,11 +136,19 @@ impl Shared {
         self.unanswered.store(0, Ordering::Relaxed);
         let (client, told) = (self.client.clone(), Told(Arc::clone(&self.reconnecting)));
         runtime.spawn(async move {
-            // Ends when the client has a connection again, or has ended.
-            let _ = client.force_reconnection().await;
+            if !(silent && answers(&client).await) {
+                // Ends when the client has a connection again, or has ended.
+                let _ = client.force_reconnection().await;
+            }
             drop(told);
         });
     }
+}
+
+/// Whether it answers what is sent behind all that it did not answer.
+async fn answers(client: &WithOptions<Client>) -> bool {
+    let pong = tokio::time::timeout(PATIENCE, send(client, Words::new(&["PING"])));
+    matches!(pong.await, Ok(Ok(_)))
 }
 
 /// A client was told to connect again. It no longer counts as told when this is gone, also with its runtime.
@@ -254,7 +264,7 @@ impl Drop for Unanswered<'_> {
     fn drop(&mut self) {
         let before = self.0.unanswered.fetch_add(1, Ordering::Relaxed);
         if before.saturating_add(1) >= UNANSWERED {
-            self.0.reconnect();
+            self.0.reconnect(true);
         }
     }
 }
