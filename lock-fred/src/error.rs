@@ -13,11 +13,13 @@ use crate::client;
 const LONGEST_TEXT: usize = 200;
 
 /// Why there is no reply.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Failure {
     cause: Cause,
     text: String,
     source: Option<client::Error>,
+    /// Whether the client may have sent the request before, so that this says nothing of the first copy.
+    resent: bool,
 }
 
 /// What is known about a failure.
@@ -31,6 +33,9 @@ pub(crate) enum Cause {
     Settings,
     /// There is no connection, and nothing was sent.
     NotSent,
+    /// The same, and it would be the same at the next attempt.
+    #[allow(dead_code, reason = "not every client connects for a request")]
+    NotLetIn,
     /// No answer came in time. The connection may be fine.
     Late,
     /// The connection is of no use any more, perhaps since after the request was sent.
@@ -48,7 +53,15 @@ impl Failure {
             cause,
             text: text.into(),
             source: None,
+            resent: false,
         }
+    }
+
+    /// The same, of a request that the client may have sent before.
+    #[allow(dead_code, reason = "not every client sends again")]
+    pub(crate) const fn resent(mut self) -> Self {
+        self.resent = true;
+        self
     }
 
     /// The same with the client's error behind it, which must not print what was sent or received.
@@ -95,6 +108,12 @@ impl Failure {
         self.has_code("TRYAGAIN")
     }
 
+    /// Whether the keys of the request are elsewhere.
+    #[allow(dead_code, reason = "not every client leaves that to us")]
+    pub(crate) fn leads_elsewhere(&self) -> bool {
+        ["ASK", "MOVED"].iter().any(|code| self.has_code(code))
+    }
+
     /// Whether the server has no such command.
     pub(crate) fn lacks_command(&self) -> bool {
         self.answer().is_some_and(lacks_command)
@@ -123,7 +142,7 @@ impl Failure {
             Cause::Answer => !cluster && self.is_read_only(),
             Cause::Credentials | Cause::Gone => true,
             Cause::NotSent | Cause::Broken => !cluster,
-            Cause::Settings | Cause::Late | Cause::Odd => false,
+            Cause::NotLetIn | Cause::Settings | Cause::Late | Cause::Odd => false,
         }
     }
 
@@ -131,7 +150,7 @@ impl Failure {
     pub(crate) fn is_silence(&self, cluster: bool) -> bool {
         match self.cause {
             Cause::Answer => false,
-            Cause::NotSent => !cluster,
+            Cause::NotSent | Cause::NotLetIn => !cluster,
             _ => true,
         }
     }
@@ -141,7 +160,7 @@ impl Failure {
         self.is_about_credentials()
             || match self.cause {
                 Cause::Answer => not_applied(&self.text) == BackendErrorKind::Permanent,
-                Cause::Settings => true,
+                Cause::Settings | Cause::NotLetIn => true,
                 _ => false,
             }
     }
@@ -172,7 +191,7 @@ pub(crate) fn not_connected(address: &str, failure: Failure) -> BackendError {
             ));
         }
         Cause::Answer => not_applied(&failure.text),
-        Cause::Settings => BackendErrorKind::Permanent,
+        Cause::Settings | Cause::NotLetIn => BackendErrorKind::Permanent,
         _ => BackendErrorKind::Transient,
     };
     let why = presentable(&failure.text);
@@ -184,27 +203,40 @@ pub(crate) fn not_connected(address: &str, failure: Failure) -> BackendError {
 
 /// A request that was handed to a connection got this instead of a reply.
 pub(crate) fn not_answered(failure: Failure) -> BackendError {
+    use BackendErrorKind::{Permanent, Transient, Unknown};
     let text = presentable(&failure.text);
-    let what = match failure.cause {
-        _ if failure.is_about_credentials() => {
-            BackendError::permanent("the server refused the credentials: check user and password")
-        }
-        Cause::Answer if is_for_subscriptions(&failure.text) => BackendError::permanent(
+    let about_credentials = failure.is_about_credentials();
+    let (kind, what) = match failure.cause {
+        _ if about_credentials => (
+            Permanent,
+            "the server refused the credentials: check user and password".to_owned(),
+        ),
+        Cause::Answer if is_for_subscriptions(&failure.text) => (
+            Permanent,
             "the connection has subscribed to something over RESP2 and runs nothing else: give a client of its own for \
-             locks, or use RESP3",
+             locks, or use RESP3"
+                .to_owned(),
         ),
         // Answers of this kind come before a script runs; any other may come from the middle of it.
         Cause::Answer => {
             let kind = if is_refusal(&failure.text) {
                 not_applied(&failure.text)
             } else {
-                BackendErrorKind::Unknown
+                Unknown
             };
-            BackendError::new(kind, format!("the server answered: {text}"))
+            (kind, format!("the server answered: {text}"))
         }
-        Cause::NotSent => BackendError::transient(format!("cannot connect: {text}")),
-        Cause::Late => BackendError::unknown("the server did not answer in time"),
-        _ => BackendError::unknown(format!("the connection failed: {text}")),
+        Cause::NotSent => (Transient, format!("cannot connect: {text}")),
+        Cause::NotLetIn => (Permanent, format!("cannot connect: {text}")),
+        Cause::Late => (Unknown, "the server did not answer in time".to_owned()),
+        _ => (Unknown, format!("the connection failed: {text}")),
+    };
+    // What the last copy of a request met says nothing of those before it, which a server may have applied while it was
+    // let in, or had the slot. What a user or a key is not for, it was not for then either.
+    let what = if failure.resent && (kind == Transient || about_credentials) {
+        BackendError::unknown(format!("{what} (the request may have been sent before)"))
+    } else {
+        BackendError::new(kind, what)
     };
     failure.behind(what)
 }
@@ -412,6 +444,7 @@ mod tests {
         for (cause, kind) in [
             (Cause::Credentials, Permanent),
             (Cause::NotSent, Transient),
+            (Cause::NotLetIn, Permanent),
             (Cause::Settings, Unknown),
             (Cause::Late, Unknown),
             (Cause::Broken, Unknown),
@@ -419,6 +452,33 @@ mod tests {
         ] {
             let error = not_answered(Failure::new(cause, "what the client says"));
             assert_eq!(error.kind(), kind, "{cause:?}");
+        }
+    }
+
+    #[test]
+    fn what_the_last_copy_of_a_request_met_says_nothing_of_those_before_it() {
+        use BackendErrorKind::{Permanent, Unknown};
+        let refused = |cause| Failure::new(cause, "");
+        for (failure, kind) in [
+            (server("ASK", "1 127.0.0.1:1"), Unknown),
+            (server("MOVED", "1 127.0.0.1:1"), Unknown),
+            (server("TRYAGAIN", "Multiple keys request"), Unknown),
+            (server("CLUSTERDOWN", "The cluster is down"), Unknown),
+            (server("LOADING", "Redis is loading"), Unknown),
+            (server("READONLY", "You can't write"), Unknown),
+            (server("OOM", "command not allowed"), Unknown),
+            (server("NOAUTH", "Authentication required."), Unknown),
+            (server("WRONGPASS", "invalid password"), Unknown),
+            (refused(Cause::Credentials), Unknown),
+            (refused(Cause::NotSent), Unknown),
+            (refused(Cause::Late), Unknown),
+            // Which every copy meets.
+            (server("NOPERM", "no permissions"), Permanent),
+            (server("CROSSSLOT", "Keys in request"), Permanent),
+            (server("ERR", "unknown command 'EVALSHA'"), Permanent),
+        ] {
+            let error = not_answered(failure.resent());
+            assert_eq!(error.kind(), kind, "{error}");
         }
     }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use lock_core::{BackendError, Ownership};
 
 use crate::answer::{Answer, Reply};
-use crate::connection::Own;
+use crate::connection::{Order, Own};
 use crate::{error, scripts};
 
 /// How many replicas must have a grant, and the connection over which they are waited for.
@@ -46,10 +46,16 @@ impl Replicas {
         };
         let script = &*scripts::SETTLE;
         let by_digest = commands("EVALSHA", &script.sha1);
-        let mut replies = self.own.send_all(grant.key, &by_digest).await?;
+        let mut replies = self
+            .own
+            .send_all(grant.key, &by_digest, Order::Together)
+            .await?;
         if matches!(replies.first(), Some(Err(failure)) if failure.is_no_script()) {
             let by_source = commands("EVAL", script.source);
-            replies = self.own.send_all(grant.key, &by_source).await?;
+            replies = self
+                .own
+                .send_all(grant.key, &by_source, Order::Together)
+                .await?;
         }
         let mut replies = replies.into_iter();
         let (Some(written), Some(waited)) = (replies.next(), replies.next()) else {

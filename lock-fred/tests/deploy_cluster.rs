@@ -15,7 +15,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use common::deploy::{Deployment, On};
 use common::*;
 use lock_core::{
-    Attempt, BackendError, BackendErrorKind, LockBackend, LockKey, Ownership, Renew, RenewRequest,
+    Attempt, BackendError, BackendErrorKind, LockBackend, LockError, LockKey, Locks, Ownership,
+    Renew, RenewRequest,
 };
 use lock_testkit::proxy::{Action, Match, Proxy};
 use lock_testkit::server::{RedisCluster, RedisServer, Reply};
@@ -118,6 +119,15 @@ async fn hundreds_of_locks_are_renewed_in_a_request_a_slot() {
     }
 }
 
+/// The kind of what passes: a client that sends again by itself knows of the last copy only that it was not applied.
+fn in_passing(backend: &Backend) -> BackendErrorKind {
+    if backend.capabilities().resends {
+        BackendErrorKind::Unknown
+    } else {
+        BackendErrorKind::Transient
+    }
+}
+
 #[tokio::test]
 async fn locks_are_renewed_and_released_while_their_slot_moves() {
     let cluster = RedisCluster::start();
@@ -144,7 +154,7 @@ async fn locks_are_renewed_and_released_while_their_slot_moves() {
             match attempt(&other, key, &theirs).await {
                 Ok(Attempt::Busy(_)) => {}
                 Ok(Attempt::Granted(_)) => panic!("{key} is held and was granted again"),
-                Err(error) => assert_eq!(error.kind(), BackendErrorKind::Transient, "{error}"),
+                Err(error) => assert_eq!(error.kind(), in_passing(&other), "{error}"),
             }
         }
     };
@@ -158,7 +168,7 @@ async fn locks_are_renewed_and_released_while_their_slot_moves() {
     let free = key("{moving}:free");
     match attempt(&backend, &free, &mine).await {
         Ok(attempt) => assert!(matches!(attempt, Attempt::Granted(_))),
-        Err(error) => assert_eq!(error.kind(), BackendErrorKind::Transient, "{error}"),
+        Err(error) => assert_eq!(error.kind(), in_passing(&backend), "{error}"),
     }
     assert_eq!(
         backend.release(&keys[0], &mine).await.unwrap(),
@@ -369,6 +379,76 @@ async fn wrong_credentials_and_senseless_seeds_are_told_and_not_printed() {
         .await
         .unwrap_err();
     assert_eq!(error.kind(), BackendErrorKind::Transient, "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_password_that_changes_is_told_at_once() {
+    let cluster = RedisCluster::start();
+    for node in &cluster.nodes {
+        node.add_user("locks", "pw", "~* &* +@all");
+    }
+    let urls = cluster.nodes.iter().map(|node| node.url_for("locks", "pw"));
+    let backend = Backend::cluster(urls).connect().await.unwrap();
+    let locks = Locks::new(backend);
+    let lock = locks.lock("k").with_wait(120 * SECOND);
+    lock.acquire().await.unwrap().release().await.unwrap();
+    for node in &cluster.nodes {
+        node.cli(&["ACL", "SETUSER", "locks", "resetpass", ">other"]);
+        node.cli(&["CLIENT", "KILL", "USER", "locks"]);
+    }
+    let error = soon("a refusal", lock.acquire()).await.unwrap_err();
+    assert!(
+        matches!(
+            &error,
+            LockError::Backend {
+                transient: false,
+                ..
+            }
+        ),
+        "{error:?}"
+    );
+    assert!(error.to_string().contains("credentials"), "{error}");
+}
+
+/// The first copy of each request is applied and its answer lost, and the next copies are refused: that changed nothing, and the
+/// first did.
+#[tokio::test]
+async fn what_was_applied_before_it_was_refused_is_not_told_as_not_applied() {
+    let (cluster, proxies) = proxied().await;
+    let backend = Backend::cluster([proxies[0].url()])
+        .connect()
+        .await
+        .unwrap();
+    let (key, mine) = (key("{k}:1"), owner());
+    let server = cluster.server_of("{k}");
+    let proxy = &proxies[cluster.master_of(cluster.slot_of("{k}"))];
+    let applied_then_refused = || {
+        proxy.clear();
+        // Whatever is sent again.
+        proxy
+            .on(Match::command(["EVALSHA"]).key(key.as_str()))
+            .from(2)
+            .action(Action::inject("-CLUSTERDOWN The cluster is down\r\n"));
+        proxy
+            .on(Match::command(["EVALSHA"]).key(key.as_str()))
+            .nth(1)
+            .action(Action::cut_after_forwarding());
+    };
+    // So that the scripts are known.
+    take(&backend, &key, &mine).await;
+    backend.release(&key, &mine).await.unwrap();
+
+    applied_then_refused();
+    let error = attempt(&backend, &key, &mine).await.unwrap_err();
+    assert!(error.may_have_been_applied(), "{error}");
+    proxy.clear();
+    assert!(exists(server, key.as_str()));
+
+    applied_then_refused();
+    let error = backend.release(&key, &mine).await.unwrap_err();
+    assert!(error.may_have_been_applied(), "{error}");
+    proxy.clear();
+    assert!(!exists(server, key.as_str()));
 }
 
 /// A cluster whose nodes all think that they are reached through proxies, and say so.

@@ -17,7 +17,7 @@ use common::deploy::{Deployment, On};
 use common::*;
 use lock_core::{
     AcquireRequest, Attempt, BackendErrorKind, ForceRelease, LockBackend, LockError, LockKey,
-    Locks, Ownership, Renew,
+    Locks, Ownership, Released, Renew, RenewRequest,
 };
 use lock_fred::FredBackend;
 use lock_testkit::Gap;
@@ -203,6 +203,88 @@ mod on_a_cluster {
 
     mod conformance {
         lock_testkit::conformance!(super::On<super::Cluster>);
+    }
+
+    #[tokio::test]
+    async fn locks_are_renewed_and_released_while_their_slot_moves() {
+        if !Program::Valkey.is_here() {
+            return;
+        }
+        let options = RedisOptions::new().with_program(Program::Valkey);
+        let cluster = RedisCluster::with(&options, 3, 0);
+        let builder = FredBackend::cluster(cluster.urls()).with_native_commands();
+        let backend = builder.connect().await.unwrap();
+        let keys: Vec<_> = (0..20).map(|n| key(&format!("{{m}}:{n}"))).collect();
+        let (mine, theirs) = (owner(), owner());
+        for key in &keys {
+            taken(&backend, key, &mine).await;
+        }
+        let slot = cluster.slot_of("{m}");
+        let to = (cluster.master_of(slot) + 1) % 3;
+        let renewals: Vec<_> = keys
+            .iter()
+            .map(|key| RenewRequest::new(key, &mine, TTL, Renew::AtLeast))
+            .collect();
+        let all_held = async || {
+            for (key, answer) in keys.iter().zip(backend.renew(&renewals).await) {
+                assert_eq!(answer.unwrap(), Ownership::Held, "{key}");
+            }
+            for key in &keys {
+                busy(attempt(&backend, key, &theirs).await);
+                assert!(backend.inspect(key).await.unwrap().is_some());
+            }
+        };
+        cluster.begin_move(slot, to);
+        all_held().await;
+        while cluster.move_keys(slot, to, 7) > 0 {
+            all_held().await;
+        }
+        all_held().await;
+        // What is said of a release is what became of it.
+        for key in &keys[..10] {
+            assert_eq!(backend.release(key, &mine).await.unwrap(), Ownership::Held);
+            let left = entries(&cluster.nodes[to]);
+            assert!(!left.iter().any(|left| left == key.as_str()), "{left:?}");
+            let again = backend.release(key, &mine).await;
+            assert_eq!(again.unwrap(), Ownership::Absent, "{key}");
+        }
+        taken(&backend, &keys[0], &theirs).await;
+        let others = backend.release(&keys[0], &mine).await;
+        assert_eq!(others.unwrap(), Ownership::Taken);
+        cluster.end_move(slot, to);
+        for key in &keys[10..] {
+            assert_eq!(backend.release(key, &mine).await.unwrap(), Ownership::Held);
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn guards_are_held_for_as_long_as_their_slot_moves() {
+        if !Program::Valkey.is_here() {
+            return;
+        }
+        let options = RedisOptions::new().with_program(Program::Valkey);
+        let cluster = RedisCluster::with(&options, 3, 0);
+        let builder = FredBackend::cluster(cluster.urls()).with_native_commands();
+        let locks = Locks::new(builder.connect().await.unwrap());
+        let mut guards = Vec::new();
+        for n in 0..6 {
+            let lock = locks.lock(format!("{{m}}:{n}")).with_ttl(5 * SECOND);
+            guards.push(lock.acquire().await.unwrap());
+        }
+        let slot = cluster.slot_of("{m}");
+        let to = (cluster.master_of(slot) + 1) % 3;
+        cluster.begin_move(slot, to);
+        cluster.move_keys(slot, to, 3);
+        // Longer than the ttl.
+        tokio::time::sleep(7 * SECOND).await;
+        let held: Vec<_> = guards.iter().map(|guard| guard.is_held()).collect();
+        assert_eq!(held, [true; 6]);
+        for guard in guards {
+            assert_eq!(guard.release().await.unwrap(), Released::Released);
+        }
+        for node in &cluster.nodes {
+            assert_eq!(entries(node), Vec::<String>::new());
+        }
     }
 }
 

@@ -58,7 +58,7 @@ impl RedisBackend {
     #[must_use]
     pub fn from_manager(manager: ConnectionManager) -> Self {
         // A manager never sends a request twice.
-        Self::over(Link::Given(Given::new(manager)), false)
+        Self::over(Link::Given(Given::new(manager, false)), false)
     }
 
     /// Uses any connection to a single server. As with [`from_manager`](Self::from_manager) waiters are not woken, and
@@ -67,7 +67,7 @@ impl RedisBackend {
     pub fn from_connection(
         connection: impl ConnectionLike + Clone + Send + Sync + 'static,
     ) -> Self {
-        Self::over(Link::Given(Given::new(connection)), true)
+        Self::over(Link::Given(Given::new(connection, true)), true)
     }
 
     /// Waits with each grant until `least` replicas have it.

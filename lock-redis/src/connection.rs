@@ -30,6 +30,17 @@ pub(crate) struct Request<'a> {
     pub(crate) args: &'a [&'a str],
 }
 
+/// How commands that are sent together belong together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Order {
+    /// All go to where the first is led, one directly behind the other.
+    Together,
+    /// Each goes to where it is led, but not before those in front of it are answered or on their way.
+    Kept,
+    /// Each goes to where it is led.
+    Any,
+}
+
 /// The connection that all calls of a backend share.
 #[derive(Clone)]
 pub(crate) enum Link {
@@ -248,16 +259,17 @@ impl Own {
         .await
     }
 
-    /// Sends commands about keys of the slot of `key`, one directly behind the other. The outer error: what became of them is
-    /// not known, or there was no connection.
+    /// Sends commands about keys of the slot of `key`. The outer error: what became of any of them is not known, or there was
+    /// no connection.
     pub(crate) async fn send_all(
         self: &Arc<Self>,
         key: &str,
         commands: &[Vec<&str>],
+        order: Order,
     ) -> Result<Vec<Result<Reply, Failure>>, BackendError> {
         let live = self.live().await?;
         let cluster = live.connection.is_cluster();
-        let sent = live.connection.send_all(key, commands);
+        let sent = live.connection.send_all(key, commands, order);
         self.watch(&live, Some(key), sent, |replies| {
             let ends = |failure: &Failure| failure.ends_connection(cluster);
             replies.len() != commands.len()

@@ -70,15 +70,17 @@
 //!
 //! **Cluster.** A lock, its counter and its channel lie in one slot. A key with a `}` but no whole hash tag has no such
 //! place and is [invalid], before anything is written. While a slot moves, locks of it are renewed and released; one that
-//! is free may answer a transient error until the move ends. Renewals go out by slot. The client sends a request again by itself
+//! is free may answer an error until the move ends. Renewals go out by slot. The client sends a request again by itself
 //! when it is led elsewhere or a connection breaks ([`resends`]), which is harmless, because a script that meets its own entry
-//! touches nothing. Over RESP2 waiters are not woken. A node that is silent is looked for again and again, and calls to other
+//! touches nothing. But what is refused may then have been applied before, so that a refusal is of [unknown] outcome, unless it
+//! is one that every copy meets, such as a missing right. Over RESP2 waiters are not woken. A node that is silent is looked for again and again, and calls to other
 //! nodes may meanwhile wait for a fifth of the connect timeout.
 //!
 //! **TLS** is rustls with the system's authorities. Which crate does the cryptography is your program's choice: depend on
 //! `rustls` with the feature `ring` or `aws_lc_rs`, or install a provider before you connect.
 //!
 //! [invalid]: lock_core::BackendErrorKind::Invalid
+//! [unknown]: lock_core::BackendErrorKind::Unknown
 //! [`resends`]: lock_core::Capabilities::resends
 //!
 //! **Memory.** The server must not evict locks: `maxmemory-policy noeviction`. Every other policy may, the `volatile-` ones too,

@@ -14,7 +14,7 @@ use lock_core::{
 
 use crate::answer::Reply;
 use crate::backend::milliseconds;
-use crate::connection::Own;
+use crate::connection::{Order, Own};
 use crate::error::{self, Failure};
 
 /// An owner is at most 32 hex digits, a colon and a label of 128 bytes. Whatever is longer is somebody else's.
@@ -70,7 +70,7 @@ impl Native {
             None => vec!["SET", key, owner, "NX", "PX", &ttl],
             Some(from) => vec!["SET", key, owner, "IFEQ", from.expose(), "PX", &ttl],
         };
-        let taken = self.send(key, &[set]).await?.remove(0);
+        let taken = self.send(key, &[set], Order::Kept).await?.remove(0);
         if matches!(&taken, Ok(Reply::Text(text)) if text == b"OK") {
             return Ok(Attempt::Granted(Grant::new(None)));
         }
@@ -105,7 +105,7 @@ impl Native {
         let Some((_, first)) = renewals.first() else {
             return Vec::new();
         };
-        let replies = match self.send(first.key.as_str(), &commands).await {
+        let replies = match self.send(first.key.as_str(), &commands, Order::Any).await {
             Ok(replies) => replies,
             Err(error) => return renewals.iter().map(|_| Err(error.clone())).collect(),
         };
@@ -148,6 +148,8 @@ impl Native {
                 b"string" => Ok(Ownership::Taken),
                 kind => Err(conflict(kind)),
             },
+            // Nothing was deleted; why is not known.
+            (Some(_), Some(Err(failure))) => Err(error::not_answered(failure)),
             _ => Err(error::senseless()),
         }
     }
@@ -176,7 +178,9 @@ impl Native {
                 Some(&"DELEX") => vec!["DELEX", key, "IFEQ", owner],
                 _ => vec!["DELIFEQ", key, owner],
             };
-            let replies = self.send(key, &[&[delete], behind].concat()).await?;
+            let replies = self
+                .send(key, &[&[delete], behind].concat(), Order::Kept)
+                .await?;
             match replies.first() {
                 Some(Err(failure)) if failure.lacks_command() => {}
                 Some(Err(failure)) if !failure.is_about_type() => return Ok(replies),
@@ -200,7 +204,7 @@ impl Native {
             vec!["GETRANGE", key, "0", &last],
             vec!["PTTL", key],
         ];
-        let mut replies = self.send(key, &commands).await?.into_iter();
+        let mut replies = self.send(key, &commands, Order::Kept).await?.into_iter();
         let mut next = || replies.next().unwrap_or(Ok(Reply::Other));
         let (kind, value, left) = (next(), next(), next());
         match kind.map_err(error::not_answered)? {
@@ -241,8 +245,9 @@ impl Native {
         &self,
         key: &str,
         commands: &[Vec<&str>],
+        order: Order,
     ) -> Result<Vec<Result<Reply, Failure>>, BackendError> {
-        let replies = self.own.send_all(key, commands).await?;
+        let replies = self.own.send_all(key, commands, order).await?;
         if replies.len() == commands.len() {
             Ok(replies)
         } else {

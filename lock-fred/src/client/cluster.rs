@@ -13,12 +13,12 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::future::{BoxFuture, join_all};
 use futures_util::stream::FuturesUnordered;
-use lock_core::{BackendError, Moment};
+use lock_core::{BackendError, BackendErrorKind, Moment};
 
 use super::target::{Login, Target};
 use super::{Connection, Server, Words, slot};
 use crate::answer::Reply;
-use crate::connection::{Live, Own, Request};
+use crate::connection::{Live, Order, Own, Request};
 use crate::error::{Cause, Failure};
 
 /// How often a request is led elsewhere. It was not applied before. While a slot moves, requests of others that come between
@@ -121,40 +121,84 @@ impl Nodes {
         })
     }
 
-    /// Sends commands about keys of the slot of `key`, one directly behind the other, and answers each.
+    /// Sends commands about keys of the slot of `key`, and answers each. Fails if it is not known what became of any of them.
     pub(super) fn send_all<'a>(
         self: &'a Arc<Self>,
         key: &'a str,
         commands: &'a [Vec<&str>],
+        order: Order,
     ) -> BoxFuture<'a, Result<Vec<Result<Reply, Failure>>, Failure>> {
         Box::pin(async move {
             let slot = slot(key);
-            let asking_each: Vec<_> = commands
-                .iter()
-                .flat_map(|command| [vec!["ASKING"], command.clone()])
-                .collect();
+            // Those that have no answer yet, or are led elsewhere.
+            let mut left: Vec<_> = commands.iter().map(|command| (command, None)).collect();
             let mut redirection = None;
-            for _ in 0..REDIRECTIONS {
-                let (node, asking) = self.follow(slot, redirection.take()).await?;
-                let watched = Watched(&node);
-                let live = node.live().await?;
-                let sent = if asking { &*asking_each } else { commands };
-                let result = live.connection.send_all(key, sent).await;
-                watched.answered(&result);
-                let mut replies = result?;
-                if asking {
-                    let ours = replies.into_iter().skip(1).step_by(2);
-                    replies = ours.collect();
+            for round in 0..REDIRECTIONS {
+                let led: Vec<_> = left
+                    .iter_mut()
+                    .filter(|(_, reply)| order == Order::Together || is_led_elsewhere(reply))
+                    .collect();
+                let sent: Vec<_> = led.iter().map(|(command, _)| *command).collect();
+                match self.send_once(slot, &sent, redirection.take()).await {
+                    Ok((node, replies)) => {
+                        let mut first = true;
+                        for ((_, kept), reply) in led.into_iter().zip(replies) {
+                            let failure = reply.as_ref().err();
+                            // If the first of those that stay together went nowhere, so did the others.
+                            if first || order != Order::Together {
+                                let read = failure.and_then(|failure| self.read(failure, &node));
+                                redirection = redirection.or(read);
+                            }
+                            first = false;
+                            *kept = Some(reply);
+                        }
+                    }
+                    Err(failure) if round == 0 || order == Order::Together => return Err(failure),
+                    Err(failure) => {
+                        for (_, kept) in led {
+                            *kept = Some(Err(failure.clone()));
+                        }
+                    }
                 }
-                // If the first went nowhere, so did the others about this slot.
-                let first = replies.first().and_then(|reply| reply.as_ref().err());
-                redirection = first.and_then(|failure| self.read(failure, &node));
                 if redirection.is_none() {
-                    return Ok(replies);
+                    break;
                 }
             }
-            Err(nowhere(slot))
+            let replies = left.into_iter().map(|(_, reply)| reply);
+            Ok(replies
+                .map(|reply| reply.unwrap_or_else(|| Err(nowhere(slot))))
+                .collect())
         })
+    }
+
+    /// Sends commands to where `redirection` leads, one directly behind the other. Who answered, and what.
+    async fn send_once(
+        self: &Arc<Self>,
+        slot: u16,
+        commands: &[&Vec<&str>],
+        redirection: Option<Redirection>,
+    ) -> Result<(Arc<Node>, Vec<Result<Reply, Failure>>), Failure> {
+        let (node, asking) = self.follow(slot, redirection).await?;
+        let watched = Watched(&node);
+        let live = node.live().await?;
+        let Connection::Server(server) = &live.connection else {
+            return Err(nowhere(slot));
+        };
+        let ask = asking.then(|| vec!["ASKING"]);
+        let sent: Vec<_> = commands
+            .iter()
+            .flat_map(|command| ask.iter().chain([*command]).cloned())
+            .collect();
+        let result = server.send_all(&sent).await;
+        watched.answered(&result);
+        let replies = result?.into_iter();
+        let replies = if asking {
+            replies.skip(1).step_by(2).collect()
+        } else {
+            replies.collect()
+        };
+        drop(live);
+        Ok((Arc::clone(&node), replies))
     }
 
     /// The node to send to, and whether behind `ASKING`.
@@ -359,7 +403,11 @@ impl Node {
         live.map_err(|error| {
             let text = error.to_string();
             let text = text.strip_prefix("cannot connect to ").unwrap_or(&text);
-            Failure::new(Cause::NotSent, text)
+            let cause = match error.kind() {
+                BackendErrorKind::Permanent => Cause::NotLetIn,
+                _ => Cause::NotSent,
+            };
+            Failure::new(cause, text)
         })
     }
 }
@@ -391,6 +439,14 @@ impl Server {
     async fn send_asking(&self, request: Words) -> Result<Reply, Failure> {
         let (_, reply) = tokio::join!(self.ask(&["ASKING"]), self.send(request));
         reply
+    }
+}
+
+/// Whether a request has not got where it is to go: it has no reply yet, or one that leads on.
+fn is_led_elsewhere(reply: &Option<Result<Reply, Failure>>) -> bool {
+    match reply {
+        None => true,
+        Some(reply) => reply.as_ref().is_err_and(Failure::leads_elsewhere),
     }
 }
 

@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use crate::answer::Reply;
-use crate::connection::Request;
+use crate::connection::{Order, Request};
 use crate::error::{Cause, Failure};
 
 pub(crate) use given::Given;
@@ -67,15 +67,16 @@ impl Connection {
         }
     }
 
-    /// Sends commands about keys of the slot of `key`, one directly behind the other, and answers each.
+    /// Sends commands about keys of the slot of `key`, and answers each. Fails if it is not known what became of any of them.
     pub(crate) async fn send_all(
         &self,
         key: &str,
         commands: &[Vec<&str>],
+        order: Order,
     ) -> Result<Vec<Result<Reply, Failure>>, Failure> {
         match self {
             Self::Server(server) => server.send_all(commands).await,
-            Self::Cluster(nodes) => nodes.send_all(key, commands).await,
+            Self::Cluster(nodes) => nodes.send_all(key, commands, order).await,
         }
     }
 

@@ -3,13 +3,15 @@
 use futures_util::future::join_all;
 use redis::cluster::ClusterClientBuilder;
 use redis::cluster_async::ClusterConnection;
-use redis::cluster_routing::{Route, SingleNodeRoutingInfo, SlotAddr};
+use redis::cluster_routing::{Route, RoutingInfo, SingleNodeRoutingInfo, SlotAddr};
 use redis::io::tcp::TcpSettings;
-use redis::{ConnectionInfo, ProtocolVersion, PushInfo, PushKind, RedisResult, Value};
+use redis::{Cmd, ConnectionInfo, ProtocolVersion, PushInfo, PushKind, RedisResult, Value};
 use tokio::sync::mpsc;
 
 use super::target::{Settings, tuned};
-use super::{Event, Messages, Subscriber, failure};
+use super::{Event, Messages, Subscriber, answer, failure, pipeline};
+use crate::answer::Reply;
+use crate::connection::Order;
 use crate::error::{Cause, Failure};
 
 /// How often the client sends a request again by itself: when it is led elsewhere, when a connection broke, or when the
@@ -85,8 +87,83 @@ impl Nodes {
     }
 }
 
+/// Sends commands about keys of the slot of `key`, and answers each. Fails if it is not known what became of any of them.
+///
+/// What the client sends as one, it sends again as one when any of it is led elsewhere, and says `ASKING` for the first command
+/// only. So that is done with what must stay together, and commands that may be led to different places go by themselves.
+pub(super) async fn send_all(
+    connection: &ClusterConnection,
+    key: &str,
+    commands: &[Vec<&str>],
+    order: Order,
+) -> Result<Vec<Result<Reply, Failure>>, Failure> {
+    let mut replies = match order {
+        Order::Together => return send_together(connection, key, commands).await,
+        Order::Kept => {
+            let mut replies: Vec<Result<_, Failure>> = Vec::with_capacity(commands.len());
+            for command in commands {
+                // Behind one of unknown outcome nothing is in order.
+                let lost = replies.last().and_then(|reply| reply.as_ref().err());
+                let reply = match lost.filter(|failure| !failure.is_answer()) {
+                    Some(failure) => Err(failure.clone()),
+                    None => send(connection, key, command).await,
+                };
+                replies.push(reply);
+            }
+            replies
+        }
+        Order::Any => {
+            join_all(
+                commands
+                    .iter()
+                    .map(|command| send(connection, key, command)),
+            )
+            .await
+        }
+    };
+    let is_answered =
+        |reply: &Result<_, Failure>| reply.as_ref().err().is_none_or(Failure::is_answer);
+    if !replies.iter().any(is_answered)
+        && let Some(Err(failure)) = replies.first()
+    {
+        return Err(failure.clone());
+    }
+    if order == Order::Any {
+        // While a slot moves they lead each other astray, since the client says `ASKING` in a message of its own.
+        for (command, reply) in commands.iter().zip(&mut replies) {
+            if reply.as_ref().is_err_and(Failure::leads_elsewhere) {
+                *reply = send(connection, key, command).await;
+            }
+        }
+    }
+    Ok(replies)
+}
+
+async fn send(connection: &ClusterConnection, key: &str, words: &[&str]) -> Result<Reply, Failure> {
+    let mut command = Cmd::new();
+    command.arg(words);
+    let route = RoutingInfo::SingleNode(route(key));
+    let sent = connection.clone().route_command(command, route).await;
+    sent.and_then(answer)
+        .map_err(|error| failure(&error).resent())
+}
+
+async fn send_together(
+    connection: &ClusterConnection,
+    key: &str,
+    commands: &[Vec<&str>],
+) -> Result<Vec<Result<Reply, Failure>>, Failure> {
+    let mut connection = connection.clone();
+    let sent = connection.route_pipeline(pipeline(commands), 0, commands.len(), route(key));
+    let answers = sent.await.map_err(|error| failure(&error).resent())?;
+    Ok(answers
+        .into_iter()
+        .map(|value| answer(value).map_err(|error| failure(&error).resent()))
+        .collect())
+}
+
 /// To the primary that has `key`.
-pub(super) fn route(key: &str) -> SingleNodeRoutingInfo {
+fn route(key: &str) -> SingleNodeRoutingInfo {
     SingleNodeRoutingInfo::SpecificNode(Route::with_key(key, SlotAddr::Master))
 }
 

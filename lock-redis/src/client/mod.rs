@@ -15,7 +15,7 @@ use redis::cluster_async::ClusterConnection;
 use redis::{Cmd, ErrorKind, RedisError, Value};
 
 use crate::answer::Reply;
-use crate::connection::Request;
+use crate::connection::{Order, Request};
 use crate::error::{Cause, Failure};
 
 pub(crate) use given::Given;
@@ -62,15 +62,20 @@ pub(crate) enum Connection {
 impl Connection {
     pub(crate) async fn send(&self, request: &Request<'_>) -> Result<Reply, Failure> {
         let command = command(request);
-        let result = match self {
-            Self::Server(connection) => command.query_async(&mut connection.clone()).await,
+        match self {
+            Self::Server(connection) => {
+                let sent = command.query_async(&mut connection.clone()).await;
+                sent.map(reply).map_err(|error| failure(&error))
+            }
             #[cfg(feature = "cluster")]
-            Self::Cluster(connection) => command.query_async(&mut connection.clone()).await,
-        };
-        result.map(reply).map_err(|error| failure(&error))
+            Self::Cluster(connection) => {
+                let sent = command.query_async(&mut connection.clone()).await;
+                sent.map(reply).map_err(|error| failure(&error).resent())
+            }
+        }
     }
 
-    /// Sends commands about keys of the slot of `key`, one directly behind the other, and answers each.
+    /// Sends commands about keys of the slot of `key`, and answers each. Fails if it is not known what became of any of them.
     pub(crate) async fn send_all(
         &self,
         #[cfg_attr(
@@ -79,42 +84,25 @@ impl Connection {
         )]
         key: &str,
         commands: &[Vec<&str>],
+        #[cfg_attr(
+            not(feature = "cluster"),
+            allow(unused_variables, reason = "for clusters")
+        )]
+        order: Order,
     ) -> Result<Vec<Result<Reply, Failure>>, Failure> {
-        let mut pipeline = redis::pipe();
-        for command in commands {
-            for (index, part) in command.iter().enumerate() {
-                if index == 0 {
-                    pipeline.cmd(part);
-                } else {
-                    pipeline.arg(part);
-                }
-            }
-        }
-        let sent = match self {
+        match self {
             Self::Server(connection) => {
-                let mut connection = connection.clone();
-                connection
-                    .send_packed_commands(&pipeline, 0, commands.len())
-                    .await
+                let (mut connection, pipeline) = (connection.clone(), pipeline(commands));
+                let sent = connection.send_packed_commands(&pipeline, 0, commands.len());
+                let answers = sent.await.map_err(|error| failure(&error))?;
+                Ok(answers
+                    .into_iter()
+                    .map(|value| answer(value).map_err(|error| failure(&error)))
+                    .collect())
             }
             #[cfg(feature = "cluster")]
-            Self::Cluster(connection) => {
-                let route = cluster::route(key);
-                let mut connection = connection.clone();
-                connection
-                    .route_pipeline(pipeline, 0, commands.len(), route)
-                    .await
-            }
-        };
-        let answers = sent.map_err(|error| failure(&error))?.into_iter();
-        Ok(answers
-            .map(|value| {
-                value
-                    .extract_error()
-                    .map(reply)
-                    .map_err(|error| failure(&error))
-            })
-            .collect())
+            Self::Cluster(connection) => cluster::send_all(connection, key, commands, order).await,
+        }
     }
 
     /// What falls silent together with `key`.
@@ -138,6 +126,20 @@ impl Connection {
             Self::Cluster(_) => true,
         }
     }
+}
+
+fn pipeline(commands: &[Vec<&str>]) -> redis::Pipeline {
+    let mut pipeline = redis::pipe();
+    for words in commands {
+        let mut command = Cmd::new();
+        command.arg(words);
+        pipeline.add_command(command);
+    }
+    pipeline
+}
+
+fn answer(value: Value) -> Result<Reply, Error> {
+    value.extract_error().map(reply)
 }
 
 /// Room for the number of keys.
