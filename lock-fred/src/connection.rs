@@ -35,7 +35,7 @@ pub(crate) struct Request<'a> {
 pub(crate) enum Order {
     /// All go to where the first is led, one directly behind the other.
     Together,
-    /// Each goes to where it is led, but not before those in front of it are answered or on their way.
+    /// Each goes to where it is led, and where they are led to one place, one behind the other.
     Kept,
     /// Each goes to where it is led.
     Any,
