@@ -1020,19 +1020,26 @@ async fn a_renewal_that_is_refused_for_good_costs_no_receiver_the_lock() {
     guard.release().await.unwrap();
 }
 
-#[tokio::test(start_paused = true)]
-async fn who_takes_over_the_turn_of_another_gets_no_lease_of_another_label() {
+/// The giver's runtime is not driven any more, so that the offer is still there when its turn is taken over.
+#[test]
+fn who_takes_over_the_turn_of_another_gets_no_lease_of_another_label() {
     let backend = Scripted::honest();
-    let lock = lock_of(&backend).with_label("one");
-    let guard = passable(&lock).await;
-    let mut stopped = acquiring(&lock);
-    poll_once(&mut stopped).await;
-    let other = waiter(&lock.clone().with_label("two"));
-    yield_now().await;
-    guard.release().await.unwrap();
-    let guard = other.await.unwrap().unwrap();
+    let lock = lock_of(&backend).with_ttl(2 * SECOND).with_label("one");
+    let (idle, stays) = (single(), single());
+    let (guard, stopped) = idle.block_on(async {
+        let guard = passable(&lock).await;
+        let mut stopped = acquiring(&lock);
+        poll_once(&mut stopped).await;
+        (guard, stopped)
+    });
+    let two = lock.clone().with_label("two");
+    let other = stays.block_on(waiters(&two, 1)).remove(0);
+    idle.block_on(guard.release()).unwrap();
+    assert!(!is_free(&backend), "on its way");
+    let guard = stays.block_on(other).unwrap().unwrap();
     assert_eq!(backend.entries()["k"].owner.label(), Some("two"));
-    drop(guard);
+    stays.block_on(guard.release()).unwrap();
+    drop((stopped, idle));
 }
 
 #[tokio::test(start_paused = true)]
