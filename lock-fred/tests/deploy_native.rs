@@ -17,7 +17,7 @@ use common::deploy::{Deployment, On};
 use common::*;
 use lock_core::{
     AcquireRequest, Attempt, BackendErrorKind, ForceRelease, LockBackend, LockError, LockKey,
-    Locks, Ownership, Released, Renew, RenewRequest,
+    Locks, Ownership, Renew,
 };
 use lock_fred::FredBackend;
 use lock_testkit::Gap;
@@ -174,6 +174,7 @@ mod delex {
 
 #[cfg(feature = "cluster")]
 mod on_a_cluster {
+    use lock_core::{Released, RenewRequest};
     use lock_testkit::server::RedisCluster;
 
     use super::*;
