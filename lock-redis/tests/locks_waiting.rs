@@ -17,13 +17,23 @@ use lock_testkit::server::RedisServer;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-/// `count` waiters, each in a line of its own on one client, once all of them have subscribed.
+/// `count` waiters, each in a line of its own on a new client, once all of them have subscribed.
 async fn waiters(
     server: &RedisServer,
     options: &LockOptions,
     count: usize,
 ) -> JoinSet<Result<u64, LockError>> {
     let backend = Backend::connect(server.url()).await.unwrap();
+    waiters_of(&backend, server, options, count).await
+}
+
+/// The same on `backend`.
+async fn waiters_of(
+    backend: &Backend,
+    server: &RedisServer,
+    options: &LockOptions,
+    count: usize,
+) -> JoinSet<Result<u64, LockError>> {
     server.cli(&["CONFIG", "RESETSTAT"]);
     let mut waiters = JoinSet::new();
     for _ in 0..count {
@@ -51,7 +61,13 @@ fn subscribers(server: &RedisServer) -> i64 {
         .integer()
 }
 
-/// Nothing but a wake-up ends the wait.
+/// What each of `waiters` was answered, long before they would look by themselves.
+async fn woken(waiters: JoinSet<Result<u64, LockError>>) -> Vec<Result<u64, LockError>> {
+    let served = tokio::time::timeout(20 * SECOND, waiters.join_all()).await;
+    served.unwrap()
+}
+
+/// Nothing but a wake-up ends the wait within 20 s.
 fn by_wakeups() -> LockOptions {
     LockOptions::default()
         .with_ttl(60 * SECOND)
@@ -132,16 +148,17 @@ async fn a_counter_that_nothing_else_protects_counts_right() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn waiters_are_woken_although_their_subscription_is_cut_again_and_again() {
     let server = RedisServer::start();
+    let backend = Backend::connect(server.url()).await.unwrap();
     let lock = locks(&server).await.lock("k").with_options(by_wakeups());
     for round in 0..4 {
         let guard = lock.try_acquire().await.unwrap();
-        let waiters = waiters(&server, &by_wakeups(), 10).await;
+        let waiters = waiters_of(&backend, &server, &by_wakeups(), 20).await;
         if round < 3 {
             server.cli(&["CLIENT", "KILL", "TYPE", "pubsub"]);
         }
-        // Round 3: nothing is cut, to see that messages come again.
+        // Round 3: nothing is cut, to see that messages come again over the connection that was made last.
         guard.release().await.unwrap();
-        let served = soon_all(waiters).await;
+        let served = woken(waiters).await;
         assert!(served.iter().all(Result::is_ok), "{served:?}");
     }
     eventually("nobody is subscribed", async || subscribers(&server) == 0).await;
@@ -163,7 +180,7 @@ async fn waiters_that_go_away_take_nobody_elses_turn() {
         assert!(matches!(error, LockError::TimedOut { .. }), "{error}");
     }
     guard.release().await.unwrap();
-    let served = soon_all(patient).await;
+    let served = woken(patient).await;
     assert!(served.iter().all(Result::is_ok), "{served:?}");
     eventually("nobody is subscribed", async || subscribers(&server) == 0).await;
     eventually("nothing is left", async || entries(&server).is_empty()).await;

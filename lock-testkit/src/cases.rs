@@ -8,7 +8,8 @@
 //! on any runtime (a paused one if [`Fixture::PAUSED`]), or run by [`run_case`](crate::run_case), which skips it where the
 //! fixture declares a gap. It panics if the promise is broken, or the store has not what [`Case::needs`] lists.
 //!
-//! With the environment variable `FENCELOCK_LONG`, cases of many rounds make as many as SCENARIOS says, which takes minutes.
+//! With the environment variable `FENCELOCK_LONG`, the small histories and the cases of several processes are as many and as
+//! long as SCENARIOS says, which takes minutes; other cases of many rounds make fewer than it says.
 //!
 //! # What is no case
 //!
