@@ -238,8 +238,9 @@ impl Acquirer {
         }
     }
 
-    /// One call to the store with a fresh owner, whose validity counts from `asked` on, which is now or before. A grant that is too late is given back, and what may have been granted
-    /// without our knowing too. Gives `head` back unless the lock was granted.
+    /// One call to the store with a fresh owner, whose validity counts from `asked` on, which is now or before. A grant that is
+    /// too late is given back, and what may have been granted without our knowing too. Gives `head` back unless the lock was
+    /// granted.
     async fn attempt(
         &self,
         head: Option<Head>,
