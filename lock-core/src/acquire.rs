@@ -185,20 +185,20 @@ impl Acquirer {
     /// Takes a lease that was passed on. If that fails, the line is stood in again, unless the store is closed.
     async fn receive(
         &self,
-        mut head: Head,
+        head: Head,
         lease: Arc<Lease>,
     ) -> Result<LockGuard, Result<Entered, LockError>> {
         let op_timeout = self.terms.op_timeout;
         // A shutdown waits for a lease that is on its way from one guard to the next.
         let call = self.store.call();
-        let claimed = if lease.fits(&self.wants()) {
+        let claimed = if self.wants().fits(lease.terms(), lease.owner()) {
             lease.claim(&self.renewer, &self.key, self.terms)
         } else {
             None
         };
         let Some(claimed) = claimed else {
-            head.passed = Some(lease);
-            return Err(Ok(head.stand_again(op_timeout, self.wants())));
+            let again = head.decline(&lease, &self.renewer, op_timeout, self.wants());
+            return Err(Ok(again));
         };
         let rank = head.rank();
         claimed.start_renewing(Moment::now());
@@ -320,7 +320,9 @@ async fn call(
     let latest = asked.after(terms.ttl);
     let compensation =
         Compensation::of_attempt(&store, &renewer, &key, &owner, terms.op_timeout, latest);
-    let is_followed = head.as_mut().is_some_and(Head::is_followed);
+    let is_followed = head
+        .as_mut()
+        .is_some_and(|head| head.is_followed(|next| next.takes(&terms, &owner)));
     let tokens = if is_followed {
         terms.passing.tokens()
     } else {

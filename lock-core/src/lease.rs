@@ -103,6 +103,11 @@ impl Lease {
         &self.store
     }
 
+    /// That of the runtime on which it was taken.
+    pub(crate) fn renewer(&self) -> &Arc<Renewer> {
+        &self.renewer
+    }
+
     fn state(&self) -> Locked<'_> {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         Locked::new(state, &self.changed)

@@ -69,7 +69,8 @@ use crate::error::LockError;
 use crate::key::LockKey;
 use crate::lease::Lease;
 use crate::observe::contained;
-use crate::policy::{MIN_DELAY, PassingOn};
+use crate::owner::Owner;
+use crate::policy::{GuardPolicy, MIN_DELAY, PassingOn, Terms};
 
 mod head;
 mod queue;
@@ -143,6 +144,19 @@ struct Promise {
     patience: Duration,
     /// Until then it hears nothing.
     sleeps: bool,
+}
+
+impl Wants {
+    /// Whether such a lease may be passed on to it at all.
+    pub(crate) fn takes(&self, terms: &Terms, owner: &Owner) -> bool {
+        let is_released = terms.guard == GuardPolicy::Release;
+        is_released && self.passing.is_on() && self.fits(terms, owner)
+    }
+
+    /// Whether a lease of `owner` with these terms is what it would have been granted: what others see of it tells the truth.
+    pub(crate) fn fits(&self, terms: &Terms, owner: &Owner) -> bool {
+        self.ttl == terms.ttl && owner.has_label(self.label.as_deref())
+    }
 }
 
 impl Promise {
@@ -324,7 +338,7 @@ impl Shard {
         }
         // First, because it panics where tokio's clock is gone.
         let now = Moment::now();
-        let replaced = std::mem::replace(&mut line.queue.at_store, at_store);
+        let replaced = line.queue.keep(at_store);
         let was_held = matches!(line.stage, Stage::Held(_));
         if let Some(next) = line.queue.first().filter(|_| rests && was_held) {
             let passing = next.wants.passing;

@@ -28,7 +28,9 @@
 //! [below](#other-libraries).
 //!
 //! Fencing tokens are the greater of the last one + 1 and the server's time in microseconds. So they grow also
-//! when the server was flushed or came back empty, as long as its clock is not set back.
+//! when the server was flushed or came back empty, as long as its clock is not set back. A grant to a process in which others
+//! wait reserves up to 64 of them, which may be ahead of the clock: by 64 µs, as long as a key is not granted like that more
+//! than 15,000 times a second. Only what is lost within that time of a grant may be granted with a lower one.
 //!
 //! # Other libraries
 //!

@@ -18,8 +18,8 @@ use std::time::Duration;
 
 use common_acquire::*;
 use lock_core::{
-    BackendError, Busy, Capabilities, Holder, LockError, LockGuard, Locks, Place, Released,
-    RenewalPolicy, RetryPolicy,
+    BackendError, Busy, Capabilities, Holder, LockError, LockGuard, Locks, PassingOn, Place,
+    Released, RenewalPolicy, RetryPolicy,
 };
 use lock_testkit::{Effect, LeakCheck, Op, Scripted};
 use tokio::task::yield_now;
@@ -467,6 +467,26 @@ async fn the_subscription_is_kept_while_others_wait_and_ends_with_the_last() {
     waiters[2].abort();
     sleep(MS).await;
     assert_eq!(backend.subscriptions(), 0, "the guard needs none");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_subscription_is_kept_for_the_head_after_a_holder() {
+    let backend = Scripted::honest();
+    backend.steal("k", HOUR);
+    let lock = patient(lock(&backend)).with_passing_on(PassingOn::never());
+    let waiters = waiters(&lock, 4).await;
+    for waiter in waiters {
+        sleep(2 * MS).await;
+        assert!(!waiter.is_finished());
+        backend.evict("k");
+        backend.wake("k");
+        let guard = soon("the next in line", waiter).await.unwrap().unwrap();
+        backend.steal("k", HOUR);
+        guard.release().await.unwrap();
+        assert_eq!(count(&backend, Op::Subscribe), 1);
+    }
+    sleep(MS).await;
+    assert_eq!(backend.subscriptions(), 0, "nobody waits any more");
 }
 
 #[tokio::test(start_paused = true)]

@@ -136,6 +136,32 @@ async fn a_block_of_tokens_is_asked_for_only_when_somebody_stands_in_line() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn no_block_of_tokens_is_asked_for_when_it_cannot_be_passed_on() {
+    type Change = fn(DistributedLock) -> DistributedLock;
+    let same: Change = |lock| lock;
+    let leaves: Change = |lock| lock.with_guard(GuardPolicy::LeaveToExpire);
+    let cases: [(Change, Change, u16); 6] = [
+        (same, same, 64),
+        (same, leaves, 64),
+        (leaves, same, 1),
+        (same, |lock| lock.with_ttl(TTL - MS), 1),
+        (same, |lock| lock.with_label("another"), 1),
+        (same, |lock| lock.with_passing_on(PassingOn::never()), 1),
+    ];
+    for (asker, follower, tokens) in cases {
+        let backend = Scripted::honest();
+        let lock = lock_of(&backend);
+        let first = lock.acquire().await.unwrap();
+        let asker = waiters(&asker(lock.clone()), 1).await.remove(0);
+        let follower = waiters(&follower(lock), 1).await;
+        first.release().await.unwrap();
+        drop(granted(asker).await);
+        assert_eq!(backend.calls_of(Op::Acquire)[1].tokens, Some(tokens));
+        drop(follower);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_next_holders_deadline_is_that_of_the_last_confirmed_request() {
     let backend = Scripted::honest();
     let lock = lock_of(&backend);
@@ -543,6 +569,7 @@ async fn the_bounds_of_giver_and_receiver_both_count() {
 async fn a_process_that_does_not_pass_on_is_served_within_the_bound() {
     for passing in [PassingOn::default(), PassingOn::never()] {
         for hold in [2 * MS, 7 * MS, 30 * MS] {
+            let begun = std::time::Instant::now();
             let backend = Scripted::honest();
             // Who has the lock knows sooner than others that it was released.
             let odd = Odd {
@@ -565,22 +592,31 @@ async fn a_process_that_does_not_pass_on_is_served_within_the_bound() {
             sleep(MS).await;
             let polite = Locks::new(odd).lock("k");
             let polite = polite.with_passing_on(PassingOn::never());
-            let mut late = 0;
-            for turn in 0..50 {
-                let start = Instant::now();
+            // Real time counts too: where the machine stalls, a rest is over before others could ask, and the next is theirs. Such
+            // turns say nothing.
+            let (mut seen, mut undisturbed, mut before) = (false, 0, begun.elapsed());
+            for turn in 0.. {
+                assert!(turn < 5_000, "the machine does nothing but stall");
+                let (start, real) = (Instant::now(), std::time::Instant::now());
                 let guard = polite.acquire().await.unwrap();
                 let took = start.elapsed();
                 // Four times 5 ms, or 5 ms when it was seen, the hold under way, and what timers round up.
-                let bound = if turn == 0 { 20 * MS } else { 5 * MS } + hold + 10 * MS;
-                // Real time counts too: where the machine stalls, the rest is over before others could ask, and the next is theirs.
-                late += usize::from(took > bound);
-                let most = 20 * (bound + 20 * MS);
-                assert!(took <= most, "{passing:?}, {hold:?}, {turn}: {took:?}");
+                let bound = if seen { 5 * MS } else { 20 * MS } + hold + 10 * MS;
+                let stalled = before + real.elapsed() >= MS;
+                assert!(
+                    took <= bound || stalled,
+                    "{passing:?}, {hold:?}, {turn}: {took:?}"
+                );
+                seen = true;
+                undisturbed += usize::from(!stalled);
+                if undisturbed == 50 {
+                    break;
+                }
                 sleep(3 * MS).await;
                 guard.release().await.unwrap();
                 sleep(3 * MS).await;
+                before = real.elapsed();
             }
-            assert!(late <= 10, "{passing:?}, {hold:?}: {late} of 50 were late");
             for task in tasks {
                 task.abort();
             }
@@ -1036,7 +1072,10 @@ fn who_takes_over_the_turn_of_another_gets_no_lease_of_another_label() {
     let other = stays.block_on(waiters(&two, 1)).remove(0);
     idle.block_on(guard.release()).unwrap();
     assert!(!is_free(&backend), "on its way");
-    let guard = stays.block_on(other).unwrap().unwrap();
+    let (guard, took) = stays.block_on(timed(other));
+    let guard = guard.unwrap().unwrap();
+    // Released by who took the turn over, since the giver's runtime does nothing.
+    assert!(took < 4 * CLAIM, "{took:?}");
     assert_eq!(backend.entries()["k"].owner.label(), Some("two"));
     stays.block_on(guard.release()).unwrap();
     drop((stopped, idle));
@@ -1104,6 +1143,29 @@ async fn a_receiver_that_goes_passes_it_on() {
     drop(gone);
     assert_quiet(&backend, &leaks, MS).await;
     assert_eq!(trips(&backend), before + 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_receiver_that_goes_had_at_the_store_is_the_nexts() {
+    let backend = Scripted::honest();
+    let lock = lock_of(&backend);
+    backend.steal("k", HOUR);
+    let first = waiter(&lock);
+    sleep(MS).await;
+    let mut gone = acquiring(&lock);
+    poll_once(&mut gone).await;
+    let mut after = waiters(&lock, 2).await;
+    backend.evict("k");
+    backend.wake("k");
+    let guard = granted(first).await;
+    guard.release().await.unwrap();
+    drop(gone);
+    let guard = granted(next(&mut after)).await;
+    assert_eq!(backend.subscriptions(), 1);
+    guard.release().await.unwrap();
+    granted(next(&mut after)).await.release().await.unwrap();
+    assert_eq!(backend.subscriptions(), 0);
+    assert_eq!(count(&backend, Op::Subscribe), 1);
 }
 
 #[tokio::test(start_paused = true)]

@@ -13,6 +13,7 @@ use crate::key::LockKey;
 use crate::line::Spot;
 use crate::observe;
 use crate::policy::validity;
+use crate::renewer::Renewer;
 use crate::shield::Shield;
 use crate::store::Store;
 use crate::timer;
@@ -132,7 +133,7 @@ impl Lease {
         let lease = Arc::clone(self);
         let call = async move {
             let _call = call;
-            let compensation = lease.compensation(latest);
+            let compensation = lease.compensation(&lease.renewer, latest);
             let answer = lease.call_release().await;
             observe::released(&lease.key, &answer);
             if answer.is_ok() {
@@ -169,18 +170,23 @@ impl Lease {
 
     /// Releases the entry in the background.
     pub(crate) fn release_in_background(self: &Arc<Self>, reason: LossReason) {
+        self.release_on(&self.renewer, reason);
+    }
+
+    /// The same on `renewer`'s runtime.
+    pub(super) fn release_on(self: &Arc<Self>, renewer: &Arc<Renewer>, reason: LossReason) {
         // As in `release`, until the release is counted itself.
         let _call = self.store.call();
         if let Closing::Send { latest, spot } = self.close(reason) {
-            drop(self.compensation(latest).with_spot(spot, self));
+            drop(self.compensation(renewer, latest).with_spot(spot, self));
         }
     }
 
-    fn compensation(&self, latest: Deadline) -> Compensation {
+    fn compensation(&self, renewer: &Arc<Renewer>, latest: Deadline) -> Compensation {
         let op_timeout = self.terms.op_timeout;
         Compensation::of_entry(
             &self.store,
-            &self.renewer,
+            renewer,
             &self.key,
             &self.owner,
             op_timeout,

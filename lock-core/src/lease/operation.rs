@@ -69,6 +69,10 @@ impl Lease {
     pub(crate) async fn renew_in_full(self: &Arc<Self>) -> Result<(), LockError> {
         let called = Moment::now();
         let operation = self.begin_operation().await?;
+        if self.has_enough() {
+            // Its first renewal was under way.
+            return Ok(());
+        }
         let start = Moment::now();
         let call = operation.run(Prolongation {
             start,

@@ -81,7 +81,8 @@ impl Lease {
     /// Offers the lease to the next in line. If nobody is, or wants it like that, it is not on offer any more.
     fn offer(self: &Arc<Self>, spot: Spot, now: Moment) -> bool {
         let spent = self.series.since.until(&now);
-        let fits = |wants: &Wants| self.fits(wants) && self.may_go_on(wants, spent);
+        let fits =
+            |wants: &Wants| wants.fits(&self.terms, &self.owner) && self.may_go_on(wants, spent);
         let spot = match spot.offer(self, now, fits) {
             Ok(()) => {
                 self.watch_offer(now);
@@ -99,11 +100,6 @@ impl Lease {
         drop(state);
         drop(spot);
         true
-    }
-
-    /// Whether it is what `wants` would have been granted: what others see of it tells the truth.
-    pub(crate) fn fits(&self, wants: &Wants) -> bool {
-        wants.ttl == self.terms.ttl && self.owner.has_label(wants.label.as_deref())
     }
 
     /// Whether neither giver nor receiver have set a bound that is reached.
@@ -191,9 +187,9 @@ impl Lease {
         self.deadline().left(&Moment::now())
     }
 
-    /// Whoever was to take it has gone, or did not come in time: offers it to somebody else, or releases it. `spot` is the
-    /// line's first.
-    pub(crate) fn put_back(self: &Arc<Self>, spot: Spot) {
+    /// Whoever was to take it has gone, or did not come in time: offers it to somebody else, or releases it on `renewer`'s
+    /// runtime. `spot` is the line's first.
+    pub(crate) fn put_back(self: &Arc<Self>, spot: Spot, renewer: &Arc<Renewer>) {
         let now = Moment::now();
         // A shutdown waits for a lease that is in no list.
         let _call = self.store.call();
@@ -207,7 +203,7 @@ impl Lease {
                 (state.closed, state.on_offer) = (false, false);
                 state.spot = Some(spot);
                 drop(state);
-                return self.release_in_background(LossReason::Released);
+                return self.release_on(renewer, LossReason::Released);
             }
             if !state.on_offer {
                 drop(state);
@@ -216,7 +212,7 @@ impl Lease {
             }
         }
         if !self.offer(spot, now) {
-            self.release_in_background(LossReason::Released);
+            self.release_on(renewer, LossReason::Released);
         }
     }
 

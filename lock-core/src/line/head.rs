@@ -10,6 +10,7 @@ use crate::clock::Moment;
 use crate::key::LockKey;
 use crate::lease::Lease;
 use crate::observe::contained;
+use crate::renewer::Renewer;
 use crate::store::Store;
 
 /// The turn to talk to the store. Dropped, it goes to the next in line.
@@ -171,15 +172,16 @@ impl Head {
         drop(told);
     }
 
-    /// Whether somebody stands in line behind it, now that it asks.
-    pub(crate) fn is_followed(&mut self) -> bool {
+    /// Whether the next in line behind it takes a lease that `fits`, now that it asks.
+    pub(crate) fn is_followed(&mut self, fits: impl FnOnce(&Wants) -> bool) -> bool {
         if std::mem::take(&mut self.is_alone) {
             return false;
         }
         let (mut shard, spot) = (self.spot.shard(), &self.spot);
         shard
             .at(&spot.key, spot.turn)
-            .is_some_and(|line| !line.queue.is_empty())
+            .and_then(|line| line.queue.first())
+            .is_some_and(|next| fits(&next.wants))
     }
 
     /// Where it stands if it has to stand in line again.
@@ -191,6 +193,37 @@ impl Head {
     pub(crate) fn stand_again(self, patience: Duration, wants: Wants) -> Entered {
         let (store, key) = (Arc::clone(&self.spot.store), self.spot.key.clone());
         Self::stand(&store, &key, self.rank, patience, wants)
+    }
+
+    /// Stands in line again, where it stood, without `lease`, which came with the turn. If nobody else takes that, it is released
+    /// by `renewer`'s runtime, which is driven, unlike the giver's perhaps.
+    pub(crate) fn decline(
+        mut self,
+        lease: &Arc<Lease>,
+        renewer: &Arc<Renewer>,
+        patience: Duration,
+        wants: Wants,
+    ) -> Entered {
+        let (store, key) = (Arc::clone(&self.spot.store), self.spot.key.clone());
+        let entered = Self::stand(&store, &key, self.rank, patience, wants);
+        self.leave_at_store();
+        contained(|| lease.put_back(self.spot.take(), renewer));
+        entered
+    }
+
+    /// Leaves what it has at the store to the next in line, if there is one.
+    fn leave_at_store(&mut self) {
+        let Some(at_store) = self.at_store.take() else {
+            return;
+        };
+        let (mut shard, spot) = (self.spot.shard(), &self.spot);
+        let line = shard.at(&spot.key, spot.turn);
+        let replaced = match line.filter(|line| !line.queue.is_empty()) {
+            Some(line) => line.queue.keep(Some(at_store)),
+            None => Some(at_store),
+        };
+        drop(shard);
+        drop(replaced);
     }
 
     /// Stands in line at `rank`.
@@ -257,14 +290,14 @@ impl Head {
 
 impl Drop for Head {
     fn drop(&mut self) {
-        let at_store = self.at_store.take();
-        match self.passed.take() {
-            None => self.spot.end(at_store),
-            Some(lease) => {
-                drop(at_store);
-                contained(|| lease.put_back(self.spot.take()));
-            }
-        }
+        let Some(lease) = self.passed.take() else {
+            let at_store = self.at_store.take();
+            return self.spot.end(at_store);
+        };
+        contained(|| {
+            self.leave_at_store();
+            lease.put_back(self.spot.take(), lease.renewer());
+        });
     }
 }
 

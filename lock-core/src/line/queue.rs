@@ -28,6 +28,15 @@ impl Queue {
         self.waiters.is_empty()
     }
 
+    /// Keeps what a head had at the store for the next. What a holder had left for the next before is kept if it had
+    /// nothing itself; what is not kept is returned.
+    pub(super) fn keep(&mut self, at_store: Option<Box<AtStore>>) -> Option<Box<AtStore>> {
+        match at_store {
+            Some(at_store) => self.at_store.replace(at_store),
+            None => None,
+        }
+    }
+
     /// How many stand before `rank`.
     pub(super) fn before(&self, rank: u64) -> usize {
         let (Ok(index) | Err(index)) = self.index(rank);
