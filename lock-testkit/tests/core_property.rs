@@ -1,5 +1,6 @@
-//! Random traces of operations, faults and pauses, with many guards for each lease or one: whatever happens, no two guards are valid at once, no guard believes
-//! in its lock for longer than the store does, fencing tokens grow, and nothing stays behind.
+//! Random traces of operations, faults and pauses, with many guards for each lease or one, of callers who all want it alike or
+//! each in another way: whatever happens, no two guards are valid at once, no guard believes in its lock for longer than the
+//! store does, fencing tokens grow, and nothing stays behind. On many threads and runtimes that end: `crowd.rs`.
 #![allow(
     clippy::arithmetic_side_effects,
     clippy::unwrap_used,
@@ -9,11 +10,17 @@
     reason = "a test"
 )]
 
+#[path = "core_property/crowd.rs"]
+mod crowd;
+
+use std::pin::Pin;
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use lock_core::{
-    BackendError, FencingToken, LockGuard, Locks, LossHandle, Moment, PassingOn, RenewalPolicy,
+    BackendError, DistributedLock, FencingToken, GuardPolicy, LockError, LockGuard, LockOptions,
+    Locks, LossHandle, Moment, PassingOn, RenewalPolicy,
 };
 use lock_testkit::{Effect, LeakCheck, Op, Scripted};
 use proptest::prelude::*;
@@ -30,11 +37,33 @@ const LONGEST: Duration = Duration::from_millis(1000);
 const MOST_ADDED: Duration = Duration::from_millis(400);
 const ACTORS: usize = 6;
 
+/// What one caller wants otherwise than another.
+const KINDS: [fn(DistributedLock) -> DistributedLock; 8] = [
+    |lock| lock,
+    |lock| lock.with_ttl(millis(70)),
+    |lock| lock.with_label("another"),
+    |lock| lock.with_renewal(RenewalPolicy::never()),
+    |lock| lock.with_renewal(RenewalPolicy::default().hold_at_most(millis(40))),
+    |lock| lock.with_guard(GuardPolicy::LeaveToExpire),
+    |lock| lock.with_passing_on(PassingOn::never()),
+    |lock| lock.with_passing_on(PassingOn::at_most(2)),
+];
+
 #[derive(Debug, Clone)]
 enum Step {
     TryAcquire(usize),
     /// Waits for so long; cut off after the second number.
     Acquire(usize, u64, u64),
+    /// The same for a caller of that kind, in the first process or the second.
+    AcquireAs(usize, usize, bool, u64, u64),
+    /// A caller of that kind begins to wait for so long, is polled once, and then only by `Poll`.
+    Begin(usize, bool, u64),
+    /// Polls one of those that were begun.
+    Poll(usize, usize),
+    /// Drops one of those that were begun.
+    Abandon(usize),
+    /// The second process shuts down, and there is another.
+    Shutdown,
     Release(usize),
     /// Whoever holds it lets go, and waits for that or not.
     Next(bool),
@@ -43,6 +72,10 @@ enum Step {
     /// Runs beside what follows; cut off after the last number.
     Extend(usize, u64, u64),
     RenewFor(usize, u64, u64),
+    /// Whoever holds it shortens it, and the store hears of that so much later.
+    Shorten(u64, u64),
+    /// Whoever holds it extends it.
+    Prolong(u64),
     /// Hands the lock to another actor, or to nobody.
     HandOver(usize, Option<usize>),
     Sleep(u64),
@@ -140,10 +173,36 @@ fn crowded_step() -> impl Strategy<Value = Step> {
         10 => any::<bool>().prop_map(Step::Next),
         8 => (1_u64..30).prop_map(Step::Sleep),
         2 => (actor, 1_u64..60, 0_u64..60).prop_map(|(a, ms, c)| Step::Extend(a, ms, c)),
+        1 => (10_u64..60, 20_u64..150).prop_map(|(ms, late)| Step::Shorten(ms, late)),
+        2 => (1_u64..100).prop_map(Step::Prolong),
         2 => (op(), fault()).prop_map(|(op, fault)| Step::Fault(op, fault)),
         4 => step(),
     ]
 }
+
+/// A step in a crowd of which each wants something else, some stop half way, and one process comes and goes.
+fn mixed_step() -> impl Strategy<Value = Step> {
+    let (actor, kind, any_of) = (0..ACTORS, 0..KINDS.len(), 0..4_usize);
+
+    prop_oneof![
+        12 => (actor.clone(), kind.clone(), any::<bool>(), 50_u64..300, 0_u64..400)
+            .prop_map(|(a, k, p, w, c)| Step::AcquireAs(a, k, p, w, c)),
+        3 => (kind, any::<bool>(), 50_u64..900).prop_map(|(k, p, w)| Step::Begin(k, p, w)),
+        4 => (any_of.clone(), actor).prop_map(|(one, a)| Step::Poll(one, a)),
+        1 => any_of.prop_map(Step::Abandon),
+        1 => Just(Step::Shutdown),
+        8 => any::<bool>().prop_map(Step::Next),
+        8 => (1_u64..60).prop_map(Step::Sleep),
+        // Longer than a turn is on offer.
+        1 => (250_u64..400).prop_map(Step::Sleep),
+        1 => (10_u64..60, 20_u64..150).prop_map(|(ms, late)| Step::Shorten(ms, late)),
+        2 => (1_u64..100).prop_map(Step::Prolong),
+        3 => (op(), fault()).prop_map(|(op, fault)| Step::Fault(op, fault)),
+        3 => step(),
+    ]
+}
+
+type Begun = Pin<Box<dyn Future<Output = Result<LockGuard, LockError>>>>;
 
 /// A guard and what was seen of it.
 struct Seen {
@@ -151,6 +210,8 @@ struct Seen {
     guard: Arc<LockGuard>,
     /// It was seen to be lost: it stays lost.
     lost: bool,
+    /// Of that generation of the second process; none of the first.
+    process: Option<usize>,
     /// The store was made to forget it then: it may believe in itself for so long yet.
     disowned: Option<(Moment, Duration)>,
 }
@@ -159,7 +220,12 @@ struct World {
     /// In real time.
     start: std::time::Instant,
     backend: Scripted,
+    options: LockOptions,
     locks: Locks,
+    /// The second process, and how many there were before it.
+    second: Mutex<(Locks, usize)>,
+    /// Waiters that are polled only now and then, if ever, and when they began.
+    begun: Mutex<Vec<(Option<usize>, Moment, Begun)>>,
     passing: PassingOn,
     guards: [Arc<Mutex<Option<Seen>>>; ACTORS],
     newest: Arc<Mutex<FencingToken>>,
@@ -172,15 +238,21 @@ struct World {
 impl World {
     fn new(renewal: RenewalPolicy, wakeups: bool, passing: PassingOn) -> Self {
         let backend = Scripted::honest().with_wakeups(wakeups);
-        let locks = Locks::new(backend.clone())
+        let options = LockOptions::default()
             .with_ttl(TTL)
+            .with_op_timeout(OP)
             .with_renewal(renewal)
             .with_passing_on(passing);
+        let process = || Locks::new(backend.clone()).with_options(options.clone());
+        let (locks, second) = (process(), Mutex::new((process(), 0)));
         let newest = Arc::new(Mutex::new(FencingToken::new(0)));
         Self {
             start: std::time::Instant::now(),
             backend,
+            options,
             locks,
+            second,
+            begun: Mutex::default(),
             passing,
             guards: Default::default(),
             newest,
@@ -189,7 +261,12 @@ impl World {
         }
     }
 
-    fn keep(slot: &Mutex<Option<Seen>>, newest: &Mutex<FencingToken>, guard: LockGuard) {
+    fn keep(
+        slot: &Mutex<Option<Seen>>,
+        newest: &Mutex<FencingToken>,
+        process: Option<usize>,
+        guard: LockGuard,
+    ) {
         let token = guard.fencing_token().expect("the store fences");
         let mut newest = newest.lock().unwrap();
         assert!(token > *newest, "token {token} after {newest}");
@@ -198,8 +275,105 @@ impl World {
         *slot.lock().unwrap() = Some(Seen {
             guard,
             lost: false,
+            process,
             disowned: None,
         });
+    }
+
+    /// Keeps a guard that came of what began at `start`, if there is room and nobody can doubt that it is whole.
+    fn keep_whole(
+        slot: &Mutex<Option<Seen>>,
+        newest: &Mutex<FencingToken>,
+        forgot: &Mutex<Option<Moment>>,
+        longest: Duration,
+        (process, start): (Option<usize>, Moment),
+        guard: LockGuard,
+    ) {
+        let forgot = forgot.lock().unwrap();
+        // Granted and then forgotten, or the other way round; or granted to another, forgotten, and then passed
+        // on: nobody can say, and it is let go.
+        let whole = forgot
+            .is_none_or(|forgot| start.until(&forgot).is_zero() && forgot.elapsed() >= longest);
+        if whole && slot.lock().unwrap().is_none() {
+            Self::keep(slot, newest, process, guard);
+        }
+    }
+
+    /// What a caller of that kind asks, and in which process.
+    fn lock_of(&self, kind: usize, second: bool) -> (Option<usize>, DistributedLock) {
+        let (process, lock) = if second {
+            let second = self.second.lock().unwrap();
+            (Some(second.1), second.0.lock("k"))
+        } else {
+            (None, self.locks.lock("k"))
+        };
+        (process, KINDS[kind](lock))
+    }
+
+    /// How long a lease may be passed on that the store forgot.
+    fn longest(&self) -> Duration {
+        match self.passing == PassingOn::never() {
+            true => Duration::ZERO,
+            false => LONGEST,
+        }
+    }
+
+    fn poll(&self, one: usize, actor: usize) {
+        let mut begun = self.begun.lock().unwrap();
+        if begun.is_empty() {
+            return;
+        }
+        let index = one % begun.len();
+        let polled = begun[index]
+            .2
+            .as_mut()
+            .poll(&mut Context::from_waker(Waker::noop()));
+        let Poll::Ready(answer) = polled else { return };
+        let (process, start, _) = begun.swap_remove(index);
+        drop(begun);
+        if let Ok(guard) = answer {
+            let slot = &self.guards[actor];
+            let (newest, forgot) = (&self.newest, &self.forgot);
+            Self::keep_whole(
+                slot,
+                newest,
+                forgot,
+                self.longest(),
+                (process, start),
+                guard,
+            );
+        }
+    }
+
+    fn process(&self) -> Locks {
+        Locks::new(self.backend.clone()).with_options(self.options.clone())
+    }
+
+    async fn shut_down(&self) {
+        let (old, generation) = {
+            let mut second = self.second.lock().unwrap();
+            let next = self.process();
+            let old = std::mem::replace(&mut second.0, next);
+            second.1 += 1;
+            (old, second.1 - 1)
+        };
+        let start = Instant::now();
+        let _ = old.shutdown().await;
+        let took = start.elapsed();
+        assert!(took <= 5 * LONGEST + OP, "a shutdown took {took:?}");
+        for slot in &self.guards {
+            if let Some(seen) = &*slot.lock().unwrap() {
+                let is_gone = seen.process == Some(generation);
+                assert!(!is_gone || !seen.guard.is_held(), "held after a shutdown");
+            }
+        }
+    }
+
+    fn holder(&self) -> Option<usize> {
+        self.guards.iter().position(|slot| {
+            let slot = slot.lock().unwrap();
+            slot.as_ref().is_some_and(|seen| seen.guard.is_held())
+        })
     }
 
     /// The actor's guard, if no operation on it is under way.
@@ -238,13 +412,17 @@ impl World {
     }
 
     /// Starts to take the lock in a task of its own, to be cut off after `cut`.
-    fn spawn_acquire(&self, actor: usize, wait: Option<Duration>, cut: Duration) {
+    fn spawn_acquire(
+        &self,
+        actor: usize,
+        (process, lock): (Option<usize>, DistributedLock),
+        wait: Option<Duration>,
+        cut: Duration,
+    ) {
         let slot = Arc::clone(&self.guards[actor]);
         let newest = Arc::clone(&self.newest);
         let forgot = Arc::clone(&self.forgot);
-        let lock = self.locks.lock("k");
-        let passes_on = self.passing != PassingOn::never();
-        let start = Moment::now();
+        let (longest, start) = (self.longest(), Moment::now());
         Handle::current().spawn(async move {
             let acquire = async {
                 match wait {
@@ -252,18 +430,9 @@ impl World {
                     Some(wait) => lock.with_wait(wait).acquire().await,
                 }
             };
-            if let Ok(Ok(guard)) = timeout(cut, acquire).await
-                && slot.lock().unwrap().is_none()
-            {
-                let forgot = forgot.lock().unwrap();
-                // Granted and then forgotten, or the other way round; or granted to another, forgotten, and then passed
-                // on: nobody can say, and it is let go.
-                let longest = if passes_on { LONGEST } else { Duration::ZERO };
-                if forgot.is_none_or(|forgot| {
-                    start.until(&forgot).is_zero() && forgot.elapsed() >= longest
-                }) {
-                    Self::keep(&slot, &newest, guard);
-                }
+            if let Ok(Ok(guard)) = timeout(cut, acquire).await {
+                let began = (process, start);
+                Self::keep_whole(&slot, &newest, &forgot, longest, began, guard);
             }
         });
     }
@@ -281,10 +450,38 @@ impl World {
 
     async fn run(&self, step: Step) {
         match step {
-            Step::TryAcquire(actor) => self.spawn_acquire(actor, None, LONGEST),
-            Step::Acquire(actor, wait, cut) => {
-                self.spawn_acquire(actor, Some(millis(wait)), millis(cut));
+            Step::TryAcquire(actor) => {
+                self.spawn_acquire(actor, self.lock_of(0, false), None, LONGEST);
             }
+            Step::Acquire(actor, wait, cut) => {
+                let lock = self.lock_of(0, false);
+                self.spawn_acquire(actor, lock, Some(millis(wait)), millis(cut));
+            }
+            Step::AcquireAs(actor, kind, second, wait, cut) => {
+                let lock = self.lock_of(kind, second);
+                self.spawn_acquire(actor, lock, Some(millis(wait)), millis(cut));
+            }
+            Step::Begin(kind, second, wait) => {
+                let (process, lock) = self.lock_of(kind, second);
+                let begun: Begun =
+                    Box::pin(async move { lock.with_wait(millis(wait)).acquire().await });
+                let index = {
+                    let mut all = self.begun.lock().unwrap();
+                    all.push((process, Moment::now(), begun));
+                    all.len() - 1
+                };
+                self.poll(index, 0);
+            }
+            Step::Poll(one, actor) => self.poll(one, actor),
+            Step::Abandon(one) => {
+                let gone = {
+                    let mut begun = self.begun.lock().unwrap();
+                    let index = one.checked_rem(begun.len());
+                    index.map(|index| begun.swap_remove(index))
+                };
+                drop(gone);
+            }
+            Step::Shutdown => self.shut_down().await,
             Step::Release(actor) => {
                 if let Some(guard) = self.take_guard(actor) {
                     let start = Instant::now();
@@ -294,13 +491,7 @@ impl World {
                 }
             }
             Step::Next(waits) => {
-                let holds = |slot: &Arc<Mutex<Option<Seen>>>| {
-                    let slot = slot.lock().unwrap();
-                    slot.as_ref().is_some_and(|seen| seen.guard.is_held())
-                };
-                let Some(holder) = self.guards.iter().position(holds) else {
-                    return;
-                };
+                let Some(holder) = self.holder() else { return };
                 let step = if waits {
                     Step::Release(holder)
                 } else {
@@ -323,6 +514,18 @@ impl World {
                 self.spawn_operation(actor, cut, async move |guard| {
                     let _ = guard.renew_for(millis(ms)).await;
                 })
+            }
+            Step::Shorten(ms, late) => {
+                let Some(holder) = self.holder() else { return };
+                self.backend
+                    .on(Op::Renew)
+                    .next(Fault::Zombie(late).effect());
+                Box::pin(self.run(Step::RenewFor(holder, ms, late.min(30)))).await;
+            }
+            Step::Prolong(ms) => {
+                if let Some(holder) = self.holder() {
+                    Box::pin(self.run(Step::Extend(holder, ms, 60))).await;
+                }
             }
             Step::HandOver(from, to) => self.hand_over(from, to).await,
             Step::Sleep(ms) => {
@@ -356,7 +559,7 @@ impl World {
 
     async fn hand_over(&self, from: usize, to: Option<usize>) {
         let Some(seen) = self.take(from) else { return };
-        let (lost, disowned) = (seen.lost, seen.disowned);
+        let (lost, process, disowned) = (seen.lost, seen.process, seen.disowned);
         let Some(guard) = Arc::into_inner(seen.guard) else {
             return;
         };
@@ -366,6 +569,7 @@ impl World {
                 let seen = Seen {
                     guard: Arc::new(guard),
                     lost,
+                    process,
                     disowned,
                 };
                 *self.guards[from].lock().unwrap() = Some(seen);
@@ -376,7 +580,7 @@ impl World {
                     return;
                 }
                 if let Ok(guard) = self.locks.resume(&ticket).await {
-                    Self::keep(&self.guards[to], &self.newest, guard);
+                    Self::keep(&self.guards[to], &self.newest, None, guard);
                     assert!(
                         self.locks.resume(&ticket).await.is_err(),
                         "a ticket worked twice"
@@ -468,6 +672,9 @@ fn run(steps: Vec<Step>, renewal: RenewalPolicy, wakeups: bool, passing: bool) {
             .iter()
             .for_each(|slot| drop(slot.lock().unwrap().take()));
         sleep(LONGEST).await;
+        // Also if somebody who waits is not polled any more.
+        assert_eq!(world.backend.entries(), Default::default(), "a key is kept");
+        drop(std::mem::take(&mut *world.begun.lock().unwrap()));
         leaks.assert_none(2 * LONGEST).await;
         assert_eq!(
             world.backend.entries(),
@@ -531,7 +738,7 @@ fn config(cases: u32) -> ProptestConfig {
 }
 
 proptest! {
-    #![proptest_config(config(5_000))]
+    #![proptest_config(config(3_000))]
 
     #[test]
     fn no_trace_breaks_a_renewed_lock(
@@ -549,6 +756,15 @@ proptest! {
         passing: bool,
     ) {
         run(steps, RenewalPolicy::never().hold_at_most(millis(250)), wakeups, passing);
+    }
+
+    #[test]
+    fn no_trace_breaks_a_lock_that_each_wants_in_another_way(
+        steps in prop::collection::vec(mixed_step(), 16..64),
+        wakeups: bool,
+        passing: bool,
+    ) {
+        run(steps, RenewalPolicy::default(), wakeups, passing);
     }
 
     #[test]
