@@ -36,6 +36,8 @@ impl Kind for Tls {
     async fn client(url: &str) -> Backend {
         choose_provider();
         let builder = Backend::builder(url).with_certificates(trusting(&AUTHORITY));
+        // Handshakes of many tests at once.
+        let builder = builder.with_connect_timeout(10 * SECOND);
         builder.connect().await.unwrap()
     }
 }
