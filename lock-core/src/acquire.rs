@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use crate::backend::{AcquireRequest, Attempt, Busy, Holder};
+use crate::backend::{AcquireRequest, Attempt, Busy, Grant, Holder, Place};
 use crate::clock::Moment;
 use crate::compensation::Compensation;
 use crate::error::{BackendError, LockError, LossReason};
@@ -33,11 +33,11 @@ use place::KeptPlace;
 use waiting::{Last, Waiting};
 
 /// Somebody who wants a lock: everything that was checked before the first request.
-pub(crate) struct Acquirer {
-    store: Arc<Store>,
+pub(crate) struct Acquirer<'a> {
+    store: &'a Arc<Store>,
     renewer: Arc<Renewer>,
-    key: LockKey,
-    options: LockOptions,
+    key: &'a LockKey,
+    options: &'a LockOptions,
     terms: Terms,
 }
 
@@ -51,21 +51,27 @@ enum Outcome {
     },
 }
 
-impl Acquirer {
+/// What somebody waits for who was not granted the lock at once.
+enum Waits {
+    ToEnter(Entered),
+    ToTryAgain(Outcome, Option<Head>),
+}
+
+impl<'a> Acquirer<'a> {
     /// Checks everything that can be checked without I/O.
     pub(crate) fn new(
-        store: &Arc<Store>,
-        key: &LockKey,
-        options: &LockOptions,
+        store: &'a Arc<Store>,
+        key: &'a LockKey,
+        options: &'a LockOptions,
     ) -> Result<Self, LockError> {
         let terms = options.terms()?;
         store.check_open(key)?;
         let renewer = store.renewer(key)?;
         Ok(Self {
-            store: Arc::clone(store),
+            store,
             renewer,
-            key: key.clone(),
-            options: options.clone(),
+            key,
+            options,
             terms,
         })
     }
@@ -73,24 +79,24 @@ impl Acquirer {
     /// One attempt.
     pub(crate) async fn try_acquire(&self) -> Result<LockGuard, LockError> {
         let start = Moment::now();
-        let telling = Telling::new(&self.key, start);
-        let result = observe::in_acquire_span(&self.key, self.attempt_once(start)).await;
+        let telling = Telling::new(self.key, start);
+        let result = observe::in_acquire_span(self.key, self.attempt_once(start)).await;
         telling.of(result)
     }
 
     /// One attempt to take the lock over from `from`.
     pub(crate) async fn resume(&self, from: &Owner) -> Result<LockGuard, LockError> {
         let start = Moment::now();
-        let telling = Telling::new(&self.key, start);
-        let result = observe::in_acquire_span(&self.key, self.take_over(from, start)).await;
+        let telling = Telling::new(self.key, start);
+        let result = observe::in_acquire_span(self.key, self.take_over(from, start)).await;
         telling.of(result)
     }
 
     /// Attempts until one is granted, the policy gives up, or an attempt fails in a way that no retry mends.
     pub(crate) async fn acquire(&self) -> Result<LockGuard, LockError> {
         let start = Moment::now();
-        let telling = Telling::new(&self.key, start);
-        let result = observe::in_acquire_span(&self.key, self.attempt_until_granted(start)).await;
+        let telling = Telling::new(self.key, start);
+        let result = observe::in_acquire_span(self.key, self.attempt_until_granted(start)).await;
         telling.of(result)
     }
 
@@ -135,33 +141,59 @@ impl Acquirer {
     }
 
     async fn attempt_until_granted(&self, start: Moment) -> Result<LockGuard, LockError> {
+        let single = self.options.retry().is_single();
+        let entered = if single {
+            match self.enter_at_once(start) {
+                Ok(head) => Entered::Head(head),
+                Err(holder) => {
+                    return Err(Waiting::new(self, start).give_up(Last::Busy(holder, None)));
+                }
+            }
+        } else {
+            let op_timeout = self.terms.op_timeout;
+            Head::or_stand(self.store, self.key, start, op_timeout, || self.wants())
+        };
+        let waits = match entered {
+            Entered::Stands(_) => Waits::ToEnter(entered),
+            Entered::Head(head) => match self.attempt(Some(head), None, start).await {
+                (Outcome::Granted(guard), _) => return Ok(guard),
+                (outcome, head) => Waits::ToTryAgain(outcome, head),
+            },
+        };
+        // Boxed, so that who need not wait is not burdened with what it takes to wait.
+        Box::pin(self.wait_until_granted(start, waits)).await
+    }
+
+    async fn wait_until_granted(
+        &self,
+        start: Moment,
+        mut waits: Waits,
+    ) -> Result<LockGuard, LockError> {
         let mut waiting = Waiting::new(self, start);
         let op_timeout = self.terms.op_timeout;
-        // Of the first attempt, if it is made at once.
-        let mut asked = Some(start);
-        let mut entered = if self.options.retry().is_single() {
-            let timed_out = |holder| waiting.give_up(Last::Busy(holder, None));
-            Entered::Head(self.enter_at_once(start).map_err(timed_out)?)
-        } else {
-            Head::or_stand(&self.store, &self.key, start, op_timeout, self.wants())
-        };
+        let mut asked = None;
         loop {
-            let mut head = match entered {
-                Entered::Head(head) => head,
-                Entered::Stands(standing) => {
-                    asked = None;
-                    waiting.until_turn(standing).await?
+            let (outcome, head) = match waits {
+                Waits::ToTryAgain(outcome, head) => (outcome, head),
+                Waits::ToEnter(entered) => {
+                    let mut head = match entered {
+                        Entered::Head(head) => head,
+                        Entered::Stands(standing) => {
+                            asked = None;
+                            waiting.until_turn(standing).await?
+                        }
+                    };
+                    if let Some(lease) = head.passed.take() {
+                        match self.receive(head, lease).await {
+                            Ok(guard) => return Ok(guard),
+                            Err(again) => waits = Waits::ToEnter(again?),
+                        }
+                        continue;
+                    }
+                    let now = asked.take().unwrap_or_else(Moment::now);
+                    self.attempt(Some(head), None, now).await
                 }
             };
-            if let Some(lease) = head.passed.take() {
-                match self.receive(head, lease).await {
-                    Ok(guard) => return Ok(guard),
-                    Err(again) => entered = again?,
-                }
-                continue;
-            }
-            let now = asked.take().unwrap_or_else(Moment::now);
-            let (outcome, head) = self.attempt(Some(head), None, now).await;
             let last = match outcome {
                 Outcome::Granted(guard) => return Ok(guard),
                 Outcome::Failed { error, .. } if !error.is_retryable() => return Err(error),
@@ -174,11 +206,11 @@ impl Acquirer {
             waiting.until_next_attempt(last, &mut head).await?;
             let now = Moment::now();
             asked = Some(now);
-            entered = if head.promise(now, op_timeout, false) {
+            waits = Waits::ToEnter(if head.promise(now, op_timeout, false) {
                 Entered::Head(head)
             } else {
                 head.stand_again(op_timeout, self.wants())
-            };
+            });
         }
     }
 
@@ -192,7 +224,7 @@ impl Acquirer {
         // A shutdown waits for a lease that is on its way from one guard to the next.
         let call = self.store.call();
         let claimed = if self.wants().fits(lease.terms(), lease.owner()) {
-            lease.claim(&self.renewer, &self.key, self.terms)
+            lease.claim(&self.renewer, self.key, self.terms)
         } else {
             None
         };
@@ -206,7 +238,7 @@ impl Acquirer {
         drop(call);
         let guard = LockGuard::new(Arc::clone(&claimed));
         // Whose lease was released by then, or is about to be.
-        self.store.check_open(&self.key).map_err(Err)?;
+        self.store.check_open(self.key).map_err(Err)?;
         if claimed.has_enough() {
             return Ok(guard);
         }
@@ -215,7 +247,7 @@ impl Acquirer {
             return Ok(guard);
         }
         // Whatever the renewal came to, a grant of its own may be had. Nobody else gets this lease.
-        let again = Head::stand(&self.store, &self.key, rank, op_timeout, self.wants());
+        let again = Head::stand(self.store, self.key, rank, op_timeout, self.wants());
         claimed.release_in_background(LossReason::Released);
         Err(Ok(again))
     }
@@ -232,7 +264,7 @@ impl Acquirer {
     /// The turn for one attempt, or the holder to whom it would be busy.
     fn enter_at_once(&self, now: Moment) -> Result<Head, Holder> {
         let patience = self.terms.op_timeout;
-        match Head::at_once(&self.store, &self.key, now, patience) {
+        match Head::at_once(self.store, self.key, now, patience) {
             Found::Free(head) => Ok(head),
             Found::Busy(holder) => Err(holder),
         }
@@ -254,16 +286,16 @@ impl Acquirer {
                 return (Outcome::Failed { error, released }, head);
             }
         };
-        let call = call(
-            Arc::clone(&self.store),
-            Arc::clone(&self.renewer),
-            self.key.clone(),
-            self.terms,
+        let asking = Asking {
+            store: Arc::clone(self.store),
+            renewer: Arc::clone(&self.renewer),
+            key: self.key.clone(),
+            terms: self.terms,
             owner,
-            head,
             from,
             asked,
-        );
+        };
+        let call = call(asking, head);
         Shield::new(self.renewer.runtime(), call).await
     }
 }
@@ -300,105 +332,161 @@ impl Drop for Telling<'_> {
     }
 }
 
-#[allow(clippy::too_many_arguments, reason = "it owns all that it needs")]
-async fn call(
+/// What one attempt is made of. The call owns it, because it may outlive its caller.
+struct Asking {
     store: Arc<Store>,
     renewer: Arc<Renewer>,
     key: LockKey,
     terms: Terms,
     owner: Owner,
-    mut head: Option<Head>,
     from: Option<Owner>,
     asked: Moment,
-) -> (Outcome, Option<Head>) {
-    let _call = store.call();
-    if store.is_closed() {
-        // Closed before the call was counted: the shutdown does not wait for it.
-        let (error, released) = (LockError::Closed { key }, None);
-        return (Outcome::Failed { error, released }, head);
-    }
-    let latest = asked.after(terms.ttl);
-    let compensation =
-        Compensation::of_attempt(&store, &renewer, &key, &owner, terms.op_timeout, latest);
-    let is_followed = head
-        .as_mut()
-        .is_some_and(|head| head.is_followed(|next| next.takes(&terms, &owner)));
-    let tokens = if is_followed {
-        terms.passing.tokens()
-    } else {
-        1
-    };
-    let at_store = head.as_ref().and_then(|head| head.at_store.as_deref());
-    let place = at_store.and_then(|at_store| at_store.place.as_ref());
-    let request = AcquireRequest::new(&key, &owner, terms.ttl)
-        .with_tokens(tokens)
-        .with_place(place.map(|kept| &kept.place))
-        .with_from(from.as_ref());
-    let answer = timer::timeout(terms.op_timeout, store.backend.try_acquire(request)).await;
-    let answer = answer.unwrap_or_else(|| {
-        Err(BackendError::unknown(format!(
-            "no answer to acquire within {:?}",
-            terms.op_timeout
-        )))
-    });
-    let outcome = match answer {
-        Ok(Attempt::Granted(grant)) => {
-            if let Some(at_store) = head.as_mut().and_then(|head| head.at_store.as_mut()) {
-                KeptPlace::spend(&mut at_store.place);
+}
+
+#[allow(
+    clippy::manual_async_fn,
+    reason = "an async fn keeps room for its arguments twice"
+)]
+fn call(
+    asking: Asking,
+    mut head: Option<Head>,
+) -> impl Future<Output = (Outcome, Option<Head>)> + Send + 'static {
+    async move {
+        let _call = asking.store.kept_call();
+        if asking.store.is_closed() {
+            // Closed before the call was counted: the shutdown does not wait for it.
+            let (error, released) = (LockError::Closed { key: asking.key }, None);
+            return (Outcome::Failed { error, released }, head);
+        }
+        let compensation = asking.compensation();
+        let answer = asking.ask(&mut head).await;
+        let outcome = match answer {
+            Ok(Attempt::Granted(grant)) => {
+                if let Some(at_store) = head.as_mut().and_then(|head| head.at_store.as_mut()) {
+                    KeptPlace::spend(&mut at_store.place);
+                }
+                let now = Moment::now();
+                let terms = &asking.terms;
+                let remaining = validity(terms.ttl).saturating_sub(asking.asked.until(&now));
+                if asking.store.is_closed() {
+                    let released = Some(compensation.granted().start());
+                    let error = LockError::Closed { key: asking.key };
+                    Outcome::Failed { error, released }
+                } else if remaining < terms.min_validity || remaining.is_zero() {
+                    let released = Some(compensation.granted().start());
+                    let key = asking.key;
+                    let error = LockError::Late { key, remaining };
+                    Outcome::Failed { error, released }
+                } else {
+                    compensation.settle();
+                    let lease = asking.granted(grant, now);
+                    if let Some(head) = head.take() {
+                        lease.hold(head);
+                    }
+                    Outcome::Granted(LockGuard::new(lease))
+                }
             }
-            let now = Moment::now();
-            let remaining = validity(terms.ttl).saturating_sub(asked.until(&now));
-            if store.is_closed() {
-                Outcome::Failed {
-                    error: LockError::Closed { key },
-                    released: Some(compensation.granted().start()),
-                }
-            } else if remaining < terms.min_validity || remaining.is_zero() {
-                let released = Some(compensation.granted().start());
-                Outcome::Failed {
-                    error: LockError::Late { key, remaining },
-                    released,
-                }
-            } else {
-                let fencing = grant.fencing;
-                let lease = Lease::new(&store, &renewer, key, owner, fencing, terms, asked, now);
+            Ok(Attempt::Busy(Busy {
+                holder,
+                place,
+                recheck,
+            })) => {
                 compensation.settle();
-                lease.start_renewing(now);
-                if let Some(head) = head.take() {
-                    lease.hold(head);
+                if let Some(head) = &mut head {
+                    asking.keep_place(head, place);
                 }
-                Outcome::Granted(LockGuard::new(lease))
+                Outcome::Busy(holder, recheck)
             }
-        }
-        Ok(Attempt::Busy(Busy {
-            holder,
-            place: given,
-            recheck,
-        })) => {
-            compensation.settle();
-            if let Some(head) = &mut head
-                && (given.is_some() || head.at_store.is_some())
-            {
-                let place = &mut head.at_store.get_or_insert_default().place;
-                KeptPlace::update(place, given, &store, &renewer, &key, terms.op_timeout);
+            // Where the client sends again by itself, an error speaks of the last copy only.
+            Err(error) if !error.may_have_been_applied() && !asking.store.capabilities.resends => {
+                compensation.settle();
+                Outcome::Failed {
+                    error: LockError::from_backend(&asking.key, error),
+                    released: None,
+                }
             }
-            Outcome::Busy(holder, recheck)
-        }
-        // Where the client sends again by itself, an error speaks of the last copy only.
-        Err(error) if !error.may_have_been_applied() && !store.capabilities.resends => {
-            compensation.settle();
-            Outcome::Failed {
-                error: LockError::from_backend(&key, error),
-                released: None,
+            Err(error) => {
+                let error = LockError::from_backend(&asking.key, error);
+                Outcome::Failed {
+                    error,
+                    released: Some(compensation.start()),
+                }
             }
+        };
+        (outcome, head)
+    }
+}
+
+impl Asking {
+    fn compensation(&self) -> Compensation<'_> {
+        Compensation::of_attempt(
+            &self.store,
+            &self.renewer,
+            &self.key,
+            &self.owner,
+            self.terms.op_timeout,
+            self.asked.after(self.terms.ttl),
+        )
+    }
+
+    /// Asks the store, for one op timeout at the most.
+    async fn ask(&self, head: &mut Option<Head>) -> Result<Attempt, BackendError> {
+        let terms = &self.terms;
+        let is_followed = head
+            .as_mut()
+            .is_some_and(|head| head.is_followed(|next| next.takes(terms, &self.owner)));
+        let tokens = if is_followed {
+            terms.passing.tokens()
+        } else {
+            1
+        };
+        let at_store = head.as_ref().and_then(|head| head.at_store.as_deref());
+        let place = at_store.and_then(|at_store| at_store.place.as_ref());
+        let request = AcquireRequest::new(&self.key, &self.owner, terms.ttl)
+            .with_tokens(tokens)
+            .with_place(place.map(|kept| &kept.place))
+            .with_from(self.from.as_ref());
+        let attempt = self.store.backend.try_acquire(request);
+        let answer = timer::timeout_from(Some(self.asked), terms.op_timeout, attempt).await;
+        answer.unwrap_or_else(|| {
+            Err(BackendError::unknown(format!(
+                "no answer to acquire within {:?}",
+                terms.op_timeout
+            )))
+        })
+    }
+
+    /// Makes a lease of what was granted, and links it to be renewed.
+    fn granted(self, grant: Grant, now: Moment) -> Arc<Lease> {
+        let Self {
+            store,
+            renewer,
+            key,
+            terms,
+            owner,
+            asked,
+            ..
+        } = self;
+        let fencing = grant.fencing;
+        let lease = Lease::new(store, renewer, key, owner, fencing, terms, asked, now);
+        lease.start_renewing(now);
+        lease
+    }
+
+    /// Keeps the place in the store's line that a busy answer gave.
+    fn keep_place(&self, head: &mut Head, given: Option<Place>) {
+        if given.is_none() && head.at_store.is_none() {
+            return;
         }
-        Err(error) => {
-            let error = LockError::from_backend(&key, error);
-            Outcome::Failed {
-                error,
-                released: Some(compensation.start()),
-            }
-        }
-    };
-    (outcome, head)
+        let kept = &mut head.at_store.get_or_insert_default().place;
+        let op_timeout = self.terms.op_timeout;
+        KeptPlace::update(
+            kept,
+            given,
+            &self.store,
+            &self.renewer,
+            &self.key,
+            op_timeout,
+        );
+    }
 }

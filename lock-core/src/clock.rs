@@ -90,6 +90,11 @@ impl Deadline {
         }
     }
 
+    /// Where it is on tokio's clock alone. For timers.
+    pub(crate) fn instant(&self) -> Instant {
+        self.instant
+    }
+
     /// How long ago the deadline was; zero until it is reached.
     #[must_use]
     pub fn past(&self, now: &Moment) -> Duration {

@@ -22,11 +22,19 @@ const MAX_CALLS: usize = 1024;
 
 /// The duty to release an owner's entry, should there be one. Dropped unsettled, it is done in the background, on
 /// the runtime that was captured when the entry was asked for.
-pub(crate) struct Compensation {
-    duty: Option<Duty>,
-    renewer: Arc<Renewer>,
+pub(crate) struct Compensation<'a> {
+    store: &'a Arc<Store>,
+    renewer: &'a Renewer,
+    key: &'a LockKey,
+    owner: &'a Owner,
+    op_timeout: Duration,
+    gone: Deadline,
+    may_come_late: bool,
+    spot: Option<(Spot, Arc<Lease>)>,
+    settled: bool,
 }
 
+/// What is to be done in the background.
 struct Duty {
     store: Arc<Store>,
     key: LockKey,
@@ -41,66 +49,58 @@ struct Duty {
     spot: Option<(Spot, Arc<Lease>)>,
 }
 
-impl Compensation {
+impl<'a> Compensation<'a> {
     /// For an attempt that is about to be sent.
     pub(crate) fn of_attempt(
-        store: &Arc<Store>,
-        renewer: &Arc<Renewer>,
-        key: &LockKey,
-        owner: &Owner,
+        store: &'a Arc<Store>,
+        renewer: &'a Renewer,
+        key: &'a LockKey,
+        owner: &'a Owner,
         op_timeout: Duration,
         latest: Deadline,
     ) -> Self {
         let mut compensation = Self::of_entry(store, renewer, key, owner, op_timeout, latest);
-        if let Some(duty) = &mut compensation.duty {
-            duty.may_come_late = true;
-        }
+        compensation.may_come_late = true;
         compensation
     }
 
     /// For an entry that was granted, and may last until `latest`.
     pub(crate) fn of_entry(
-        store: &Arc<Store>,
-        renewer: &Arc<Renewer>,
-        key: &LockKey,
-        owner: &Owner,
+        store: &'a Arc<Store>,
+        renewer: &'a Renewer,
+        key: &'a LockKey,
+        owner: &'a Owner,
         op_timeout: Duration,
         latest: Deadline,
     ) -> Self {
-        let duty = Duty {
-            store: Arc::clone(store),
-            key: key.clone(),
-            owner: owner.clone(),
+        Self {
+            store,
+            renewer,
+            key,
+            owner,
             op_timeout,
             gone: latest,
             may_come_late: false,
             spot: None,
-        };
-        Self {
-            duty: Some(duty),
-            renewer: Arc::clone(renewer),
+            settled: false,
         }
     }
 
     /// Gives the first spot in line on when the entry of `lease` was released.
     pub(crate) fn with_spot(mut self, spot: Option<Spot>, lease: &Arc<Lease>) -> Self {
-        if let Some(duty) = &mut self.duty {
-            duty.spot = spot.map(|spot| (spot, Arc::clone(lease)));
-        }
+        self.spot = spot.map(|spot| (spot, Arc::clone(lease)));
         self
     }
 
     /// The attempt was granted after all, so that nothing more comes late.
     pub(crate) fn granted(mut self) -> Self {
-        if let Some(duty) = &mut self.duty {
-            duty.may_come_late = false;
-        }
+        self.may_come_late = false;
         self
     }
 
     /// There is nothing to give back.
     pub(crate) fn settle(mut self) {
-        self.duty = None;
+        self.settled = true;
     }
 
     /// Starts giving back. What it returns resolves (with an error, which means nothing) when the first release was
@@ -112,14 +112,24 @@ impl Compensation {
     }
 
     fn spawn(&mut self, first_done: Option<oneshot::Sender<()>>) {
-        if let Some(duty) = self.duty.take() {
-            let call = duty.store.call();
-            self.renewer.runtime().spawn(duty.run(call, first_done));
+        if std::mem::replace(&mut self.settled, true) {
+            return;
         }
+        let duty = Duty {
+            store: Arc::clone(self.store),
+            key: self.key.clone(),
+            owner: self.owner.clone(),
+            op_timeout: self.op_timeout,
+            gone: self.gone,
+            may_come_late: self.may_come_late,
+            spot: self.spot.take(),
+        };
+        let call = self.store.kept_call();
+        self.renewer.runtime().spawn(duty.run(call, first_done));
     }
 }
 
-impl Drop for Compensation {
+impl Drop for Compensation<'_> {
     fn drop(&mut self) {
         self.spawn(None);
     }

@@ -1,8 +1,10 @@
 //! The key: what is locked. Not how a store spells it or where a store keeps its helpers.
 
+use std::cell::Cell;
 use std::fmt;
+use std::hash::{BuildHasher, BuildHasherDefault, Hash, Hasher, RandomState};
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use crate::error::LockError;
 use crate::name::{LockName, NameWriter};
@@ -10,8 +12,8 @@ use crate::name::{LockName, NameWriter};
 /// The longest key, prefix included, in bytes.
 pub const MAX_KEY_BYTES: usize = 512;
 
-/// Room for a name that needs no second allocation.
-const USUAL_NAME_BYTES: usize = 64;
+/// More room than this is not kept for the next name.
+const USUAL_BYTES: usize = 1024;
 
 /// Endings that stores use for entries of their own beside a lock's entry.
 const RESERVED_ENDINGS: [&str; 6] = [
@@ -28,7 +30,7 @@ const RESERVED_ENDINGS: [&str; 6] = [
 /// Two keys are one lock exactly if prefix + name are the same bytes. Everybody who uses a lock must also
 /// use one prefix for it, because a store derives the place of the fencing counter from the prefix.
 ///
-/// Cloning is cheap: the text is shared.
+/// Cloning is cheap: the text is shared. So is hashing, in a map with [`KeyHasher`].
 ///
 /// ```
 /// use lock_core::LockKey;
@@ -42,7 +44,9 @@ const RESERVED_ENDINGS: [&str; 6] = [
 #[derive(Clone)]
 pub struct LockKey {
     full: Arc<str>,
-    prefix_bytes: usize,
+    prefix_bytes: u32,
+    /// Of the whole text.
+    hash: u32,
 }
 
 impl LockKey {
@@ -72,15 +76,22 @@ impl LockKey {
 
     /// The key, and what is wrong with it if anything is. A flawed key is never sent anywhere.
     pub(crate) fn checked(prefix: &str, name: &impl LockName) -> (Self, Option<LockError>) {
-        let mut full = String::with_capacity(prefix.len().saturating_add(USUAL_NAME_BYTES));
+        // A name may make keys while it prints itself: the next one then has a buffer of its own.
+        let mut full = BUFFER.try_with(Cell::take).unwrap_or_default();
+        full.clear();
         full.push_str(prefix);
         let mut writer = NameWriter::new(&mut full);
         name.write_to(&mut writer);
         let is_whole = !writer.failed();
         let key = Self {
-            full: full.into(),
-            prefix_bytes: prefix.len(),
+            full: full.as_str().into(),
+            prefix_bytes: u32::try_from(prefix.len()).unwrap_or(u32::MAX),
+            hash: hash_of(&full),
         };
+        if full.capacity() <= USUAL_BYTES {
+            // A thread that ends has none.
+            let _ = BUFFER.try_with(|buffer| buffer.set(full));
+        }
         let flaw = if is_whole {
             key.flaw()
         } else {
@@ -122,13 +133,73 @@ impl LockKey {
     /// The prefix, possibly empty.
     #[must_use]
     pub fn prefix(&self) -> &str {
-        self.full.get(..self.prefix_bytes).unwrap_or_default()
+        self.full.get(..self.prefix_end()).unwrap_or_default()
     }
 
     /// The name without the prefix.
     #[must_use]
     pub fn name(&self) -> &str {
-        self.full.get(self.prefix_bytes..).unwrap_or_default()
+        self.full.get(self.prefix_end()..).unwrap_or_default()
+    }
+
+    /// Which of `parts` (a power of two) it falls into.
+    pub(crate) fn part_of(&self, parts: usize) -> usize {
+        usize::try_from(self.hash >> 8).unwrap_or_default() & parts.wrapping_sub(1)
+    }
+
+    fn prefix_end(&self) -> usize {
+        usize::try_from(self.prefix_bytes).unwrap_or(usize::MAX)
+    }
+}
+
+thread_local! {
+    /// Where a key is written before it is as long as it will be.
+    static BUFFER: Cell<String> = const { Cell::new(String::new()) };
+}
+
+/// Differs from process to process, so that nobody can choose keys that hash alike.
+static SEED: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+
+#[allow(clippy::cast_possible_truncation, reason = "the half of a hash is one")]
+fn hash_of(text: &str) -> u32 {
+    SEED.hash_one(text) as u32
+}
+
+/// Hashes a [`LockKey`] by the hash that it keeps: made once with the key, and different in each process. For maps whose keys
+/// are lock keys, and for nothing else.
+///
+/// ```
+/// use std::collections::HashMap;
+/// use std::hash::BuildHasherDefault;
+/// use lock_core::{KeyHasher, LockKey};
+///
+/// let mut held: HashMap<LockKey, u32, BuildHasherDefault<KeyHasher>> = HashMap::default();
+/// held.insert(LockKey::new("order:7")?, 1);
+/// assert!(held.contains_key(&LockKey::new(("order", 7))?));
+/// # Ok::<(), lock_core::LockError>(())
+/// ```
+#[derive(Debug, Clone, Copy, Default)]
+pub struct KeyHasher(u64);
+
+/// Of what makes a [`KeyHasher`].
+pub(crate) type KeyHash = BuildHasherDefault<KeyHasher>;
+
+impl Hasher for KeyHasher {
+    /// Spreads the bits of a key's hash over all of the answer.
+    fn write_u32(&mut self, hash: u32) {
+        self.0 = (self.0 ^ u64::from(hash)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+
+    /// Not what a key calls; FNV-1a.
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    }
+
+    fn finish(&self) -> u64 {
+        // A map goes by the lowest bits, which a product has from the lowest of its factor alone.
+        self.0 ^ (self.0 >> 32)
     }
 }
 
@@ -174,15 +245,15 @@ impl fmt::Debug for LockKey {
 
 impl PartialEq for LockKey {
     fn eq(&self, other: &Self) -> bool {
-        self.full == other.full
+        self.hash == other.hash && self.full == other.full
     }
 }
 
 impl Eq for LockKey {}
 
-impl std::hash::Hash for LockKey {
-    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
-        self.full.hash(state);
+impl Hash for LockKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u32(self.hash);
     }
 }
 

@@ -1,7 +1,8 @@
 //! One lease: what the store granted to one owner, from the grant to the end. Not who in this process holds it, and
 //! not when it is renewed: that is the renewer's.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::pin::pin;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, Semaphore};
@@ -47,17 +48,23 @@ pub(crate) struct Lease {
     terms: Terms,
     /// One renewal, extension or hand-over at a time.
     operation: Semaphore,
-    /// Told when the lease ended and when its deadline fell.
-    changed: Notify,
+    /// Told when the lease ended and when its deadline fell. There as soon as somebody waited for that.
+    changed: OnceLock<Box<Notify>>,
     state: Mutex<State>,
+}
+
+impl AsRef<Store> for Arc<Lease> {
+    fn as_ref(&self) -> &Store {
+        &self.store
+    }
 }
 
 impl Lease {
     /// A lease whose request was sent at `asked` and answered at `now`. Not linked to its renewer yet.
     #[allow(clippy::too_many_arguments, reason = "what a grant consists of")]
     pub(crate) fn new(
-        store: &Arc<Store>,
-        renewer: &Arc<Renewer>,
+        store: Arc<Store>,
+        renewer: Arc<Renewer>,
         key: LockKey,
         owner: Owner,
         fencing: Option<FencingRange>,
@@ -66,15 +73,15 @@ impl Lease {
         now: Moment,
     ) -> Arc<Self> {
         Arc::new(Self {
-            store: Arc::clone(store),
-            renewer: Arc::clone(renewer),
+            store,
+            renewer,
             key,
             owner,
             fencing,
             series: Series::new(now),
             terms,
             operation: Semaphore::new(1),
-            changed: Notify::new(),
+            changed: OnceLock::new(),
             state: Mutex::new(State::new(asked, terms.ttl, asked)),
         })
     }
@@ -177,8 +184,10 @@ impl Lease {
 
     /// Resolves when the lease ended, with the reason.
     pub(crate) async fn ended(&self) -> LossReason {
+        // Before the first look: who ends the lease after that finds it.
+        let news = self.changed.get_or_init(Box::default);
         loop {
-            let changed = self.changed.notified();
+            let changed = pin!(news.notified());
             match self.check() {
                 Err(reason) => return reason,
                 Ok(remaining) => {

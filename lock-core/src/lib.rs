@@ -112,7 +112,7 @@ pub use fencing::{Fence, FencingRange, FencingToken, StaleToken};
 pub use force::{ForceRelease, Forced};
 pub use global::with_lock;
 pub use guard::{LockGuard, LossHandle};
-pub use key::{LockKey, MAX_KEY_BYTES};
+pub use key::{KeyHasher, LockKey, MAX_KEY_BYTES};
 pub use lease::Released;
 #[cfg(feature = "mock")]
 pub use lock::MockLock;

@@ -66,7 +66,7 @@ use crate::acquire::AtStore;
 use crate::backend::Holder;
 use crate::clock::Moment;
 use crate::error::LockError;
-use crate::key::LockKey;
+use crate::key::{KeyHash, LockKey};
 use crate::lease::Lease;
 use crate::observe::contained;
 use crate::owner::Owner;
@@ -98,7 +98,7 @@ pub(crate) struct Lines {
 
 #[derive(Default)]
 struct Shard {
-    lines: HashMap<LockKey, Line>,
+    lines: HashMap<LockKey, Line, KeyHash>,
     /// The last number that was given away.
     number: u64,
 }
@@ -262,12 +262,7 @@ impl Lines {
     }
 
     fn shard(&self, key: &LockKey) -> MutexGuard<'_, Shard> {
-        let text = key.as_str().as_bytes();
-        // Names often differ at their ends only. FNV-1a.
-        let hash = text.iter().rev().take(8).fold(text.len(), |hash, byte| {
-            (hash ^ usize::from(*byte)).wrapping_mul(0x0100_0193)
-        });
-        let index = hash.wrapping_shr(8) & SHARDS.wrapping_sub(1);
+        let index = key.part_of(SHARDS);
         let shard = self.shards.get(index).unwrap_or(&self.shards[0]);
         shard.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -173,7 +173,7 @@ impl DistributedLock {
         self.flaw.clone().map_or(Ok(()), Err)
     }
 
-    fn acquirer(&self) -> Result<Acquirer, LockError> {
+    fn acquirer(&self) -> Result<Acquirer<'_>, LockError> {
         self.check()?;
         Acquirer::new(&self.store, &self.key, &self.options)
     }

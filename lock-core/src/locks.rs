@@ -1,6 +1,7 @@
 //! Where locks come from: a backend, a prefix for keys, and defaults. Not a lock.
 
 use std::ops::AsyncFnOnce;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -233,6 +234,7 @@ impl Locks {
     }
     /// Waits for what is under way at the store; whether all of it was answered by then.
     pub(crate) async fn idle_within(&self, limit: Duration) -> bool {
-        timer::timeout(limit, self.store.idle()).await.is_some()
+        let idle = pin!(self.store.idle());
+        timer::timeout(limit, idle).await.is_some()
     }
 }

@@ -26,9 +26,31 @@ const TOKEN_CHARS: usize = 32;
 /// # Ok::<(), lock_core::LockError>(())
 /// ```
 #[derive(Clone, PartialEq, Eq, Hash)]
-pub struct Owner {
-    /// Shared by all who speak of it: the request, the lease, its release.
-    text: Arc<str>,
+pub struct Owner(Text);
+
+/// An owner's text. One text has one form, so that equal owners are equal here.
+#[derive(Clone, PartialEq, Eq, Hash)]
+enum Text {
+    /// As long as a token is; ASCII.
+    Bare([u8; TOKEN_CHARS]),
+    /// Any other, shared by all who speak of it.
+    Shared(Arc<str>),
+}
+
+impl Text {
+    fn new(text: &str) -> Self {
+        match <[u8; TOKEN_CHARS]>::try_from(text.as_bytes()) {
+            Ok(bare) if bare.is_ascii() => Self::Bare(bare),
+            _ => Self::Shared(text.into()),
+        }
+    }
+
+    fn as_str(&self) -> &str {
+        match self {
+            Self::Bare(bare) => std::str::from_utf8(bare).unwrap_or_default(),
+            Self::Shared(text) => text,
+        }
+    }
 }
 
 impl Owner {
@@ -50,38 +72,35 @@ impl Owner {
         let uuid = uuid::Builder::from_random_bytes(bytes).into_uuid().simple();
         let mut buffer = [0; TOKEN_CHARS];
         let token: &str = uuid.encode_lower(&mut buffer);
-        let text = match label {
-            None => token.into(),
-            Some(label) => [token, ":", label].concat().into(),
-        };
-        Ok(Self { text })
+        Ok(Self(match label {
+            None => Text::new(token),
+            Some(label) => Text::Shared([token, ":", label].concat().into()),
+        }))
     }
 
     /// The owner whose [`expose`](Self::expose)d text is `text`, as a store or a ticket carried it. Any text is
     /// taken: what a store compares is the whole of it.
     #[must_use]
     pub fn from_exposed(text: impl Into<String>) -> Self {
-        Self {
-            text: text.into().into(),
-        }
+        Self(Text::new(&text.into()))
     }
 
     /// The whole text that a store keeps and compares: 32 lower-case hex digits, then `:label` if there is one.
     /// Whoever has it can release the lock: do not log it.
     #[must_use]
     pub fn expose(&self) -> &str {
-        &self.text
+        self.0.as_str()
     }
 
     /// The label, if this owner has one.
     #[must_use]
     pub fn label(&self) -> Option<&str> {
-        Self::label_in(&self.text)
+        Self::label_in(self.expose())
     }
 
     /// Whether this owner, made by [`fresh`](Self::fresh), has this label, or none.
     pub(crate) fn has_label(&self, label: Option<&str>) -> bool {
-        match (self.text.get(TOKEN_CHARS..), label) {
+        match (self.expose().get(TOKEN_CHARS..), label) {
             (Some(rest), Some(label)) => rest.strip_prefix(':') == Some(label),
             (rest, None) => rest.is_none_or(str::is_empty),
             (None, Some(_)) => false,

@@ -2,6 +2,7 @@
 //! a lease: that is the lease's.
 
 use std::collections::{BTreeMap, HashMap};
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -154,7 +155,7 @@ impl Renewer {
             list.running = false;
         }
         // Taken while the list is locked: a shutdown finds each lease in the list, or this call under way.
-        let call = leases.first().map(|(_, lease)| lease.store().call());
+        let call = leases.first().map(|(_, lease)| Call::at(Arc::clone(lease)));
         Due {
             leases,
             next_look: list.next_look,
@@ -167,7 +168,7 @@ impl Renewer {
 struct Due {
     leases: Vec<(Link, Arc<Lease>)>,
     next_look: Option<Instant>,
-    _call: Option<Call>,
+    _call: Option<Call<Arc<Lease>>>,
 }
 
 /// The mark that the task runs. It travels in the task's future, so that a task which is dropped, even before it was
@@ -192,7 +193,7 @@ impl Running {
                 None => {}
                 Some(look) => {
                     let pause = look.saturating_duration_since(Moment::now().instant());
-                    timer::timeout(pause, renewer.sooner.notified()).await;
+                    timer::timeout(pause, pin!(renewer.sooner.notified())).await;
                 }
             }
         }

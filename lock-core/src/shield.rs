@@ -9,23 +9,23 @@ use tokio::runtime::Handle;
 
 /// Runs a single call to the store in the caller's own future, without a task. Dropped after it was begun and before
 /// it is done, it hands what is left of the call to the runtime, where it runs to its end and its output is dropped.
-pub(crate) struct Shield<T: Send + 'static> {
+pub(crate) struct Shield<'a, T: Send + 'static> {
     call: Option<Pin<Box<dyn Future<Output = T> + Send>>>,
     begun: bool,
-    runtime: Handle,
+    runtime: &'a Handle,
 }
 
-impl<T: Send + 'static> Shield<T> {
-    pub(crate) fn new(runtime: &Handle, call: impl Future<Output = T> + Send + 'static) -> Self {
+impl<'a, T: Send + 'static> Shield<'a, T> {
+    pub(crate) fn new(runtime: &'a Handle, call: impl Future<Output = T> + Send + 'static) -> Self {
         Self {
             call: Some(Box::pin(call)),
             begun: false,
-            runtime: runtime.clone(),
+            runtime,
         }
     }
 }
 
-impl<T: Send + 'static> Future for Shield<T> {
+impl<T: Send + 'static> Future for Shield<'_, T> {
     type Output = T;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T> {
@@ -42,7 +42,7 @@ impl<T: Send + 'static> Future for Shield<T> {
     }
 }
 
-impl<T: Send + 'static> Drop for Shield<T> {
+impl<T: Send + 'static> Drop for Shield<'_, T> {
     fn drop(&mut self) {
         if let Some(call) = self.call.take()
             && self.begun
@@ -52,7 +52,7 @@ impl<T: Send + 'static> Drop for Shield<T> {
     }
 }
 
-impl<T: Send + 'static> fmt::Debug for Shield<T> {
+impl<T: Send + 'static> fmt::Debug for Shield<'_, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Shield")
             .field("begun", &self.begun)
@@ -80,7 +80,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_call_that_was_begun_runs_to_its_end() {
         let done = Arc::new(AtomicBool::new(false));
-        let shield = Shield::new(&Handle::current(), call(&done));
+        let runtime = Handle::current();
+        let shield = Shield::new(&runtime, call(&done));
         assert!(
             timer::timeout(Duration::from_millis(1), shield)
                 .await

@@ -1,9 +1,8 @@
 //! What all locks on one backend share in this process. Not what one lock or one lease needs.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use tokio::runtime::{Handle, Id};
 use tokio::sync::Notify;
@@ -24,7 +23,8 @@ pub(crate) struct Store {
     pub(crate) capabilities: Capabilities,
     pub(crate) wakeups: Option<Arc<dyn Wakeups>>,
     pub(crate) lines: Lines,
-    renewers: Mutex<HashMap<Id, Arc<Renewer>>>,
+    /// One for each runtime: few.
+    renewers: RwLock<Vec<(Id, Arc<Renewer>)>>,
     closed: AtomicBool,
     closing: Notify,
     calls: AtomicUsize,
@@ -40,7 +40,7 @@ impl Store {
             wakeups: backend.wakeups(),
             backend,
             lines: Lines::new(),
-            renewers: Mutex::default(),
+            renewers: RwLock::default(),
             closed: AtomicBool::new(false),
             closing: Notify::new(),
             calls: AtomicUsize::new(0),
@@ -53,17 +53,27 @@ impl Store {
     pub(crate) fn renewer(&self, key: &LockKey) -> Result<Arc<Renewer>, LockError> {
         let no_runtime = || LockError::NoRuntime { key: key.clone() };
         let runtime = Handle::try_current().map_err(|_| no_runtime())?;
-        let mut renewers = self.renewers.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(renewer) = renewers.get(&runtime.id()) {
-            return Ok(Arc::clone(renewer));
+        let id = runtime.id();
+        let known = |renewers: &[(Id, Arc<Renewer>)]| {
+            let one = renewers.iter().find(|(one, _)| *one == id);
+            one.map(|(_, renewer)| Arc::clone(renewer))
+        };
+        let renewers = self.renewers.read();
+        if let Some(renewer) = known(&renewers.unwrap_or_else(PoisonError::into_inner)) {
+            return Ok(renewer);
         }
         if !timers_work(&runtime) {
             return Err(no_runtime());
         }
+        let renewers = self.renewers.write();
+        let mut renewers = renewers.unwrap_or_else(PoisonError::into_inner);
+        if let Some(renewer) = known(&renewers) {
+            return Ok(renewer);
+        }
         // Runtimes come and go, in tests above all: forget those that have nothing left here, not even a waiter.
-        renewers.retain(|_, renewer| Arc::strong_count(renewer) > 1);
-        let renewer = Renewer::new(runtime.clone());
-        renewers.insert(runtime.id(), Arc::clone(&renewer));
+        renewers.retain(|(_, renewer)| Arc::strong_count(renewer) > 1);
+        let renewer = Renewer::new(runtime);
+        renewers.push((id, Arc::clone(&renewer)));
         Ok(renewer)
     }
 
@@ -74,10 +84,10 @@ impl Store {
 
     /// All leases that are held now.
     pub(crate) fn leases(&self) -> Vec<Arc<Lease>> {
-        let renewers = self.renewers.lock().unwrap_or_else(PoisonError::into_inner);
+        let renewers = self.renewers.read().unwrap_or_else(PoisonError::into_inner);
         renewers
-            .values()
-            .flat_map(|renewer| renewer.leases())
+            .iter()
+            .flat_map(|(_, renewer)| renewer.leases())
             .collect()
     }
 
@@ -85,9 +95,13 @@ impl Store {
     // of them sees the other.
 
     /// Counts a call to the backend, or a series of them, until the token is dropped.
-    pub(crate) fn call(self: &Arc<Self>) -> Call {
-        self.calls.fetch_add(1, Ordering::SeqCst);
-        Call(Arc::clone(self))
+    pub(crate) fn call(&self) -> Call<&Self> {
+        Call::at(self)
+    }
+
+    /// The same for who may outlive whoever knows the store.
+    pub(crate) fn kept_call(self: &Arc<Self>) -> Call {
+        Call::at(Arc::clone(self))
     }
 
     /// How many calls are under way.
@@ -150,17 +164,37 @@ impl fmt::Debug for Store {
     }
 }
 
+impl AsRef<Self> for Store {
+    fn as_ref(&self) -> &Self {
+        self
+    }
+}
+
 /// A call to the backend that [`Store::idle`] waits for.
 #[derive(Debug)]
-pub(crate) struct Call(Arc<Store>);
+pub(crate) struct Call<S: AsRef<Store> = Arc<Store>>(S);
 
-impl Drop for Call {
+impl<S: AsRef<Store>> Call<S> {
+    /// Counts a call at the store of `whose`.
+    pub(crate) fn at(whose: S) -> Self {
+        whose.as_ref().calls.fetch_add(1, Ordering::SeqCst);
+        Self(whose)
+    }
+
+    /// Whose call it is.
+    pub(crate) fn whose(&self) -> &S {
+        &self.0
+    }
+}
+
+impl<S: AsRef<Store>> Drop for Call<S> {
     fn drop(&mut self) {
+        let store = self.0.as_ref();
         // Whoever waits says so before it looks at `calls`.
-        if self.0.calls.fetch_sub(1, Ordering::SeqCst) == 1
-            && self.0.idlers.load(Ordering::SeqCst) > 0
+        if store.calls.fetch_sub(1, Ordering::SeqCst) == 1
+            && store.idlers.load(Ordering::SeqCst) > 0
         {
-            contained(|| self.0.idle.notify_waiters());
+            contained(|| store.idle.notify_waiters());
         }
     }
 }

@@ -3,85 +3,87 @@
 //! A tokio `Sleep` belongs to the runtime it was made on, and panics when that runtime has ended. Futures of ours may
 //! be polled on one runtime first and on another later, so a timer notices and starts anew.
 
-use std::future::{Future, poll_fn};
+use std::future::{Future, pending, poll_fn};
 use std::panic::catch_unwind;
 use std::pin::{Pin, pin};
-use std::task::{Context, Poll};
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::runtime::{Handle, Id};
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::clock::Moment;
 
-/// Fires once, a given time after it was first polled, on whatever runtime polls it. Polled outside every runtime it
-/// is silent.
-#[derive(Debug)]
-pub(crate) struct Timer {
-    begun: Option<Moment>,
-    after: Duration,
-    /// The runtime it was made on; none on a runtime that has no timers.
-    sleep: Option<(Id, Option<Pin<Box<Sleep>>>)>,
-}
-
-impl Timer {
-    pub(crate) fn new(after: Duration) -> Self {
-        Self {
-            begun: None,
-            after,
-            sleep: None,
-        }
-    }
-
-    pub(crate) fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        let begun = self.begun.replace(self.begun.unwrap_or_else(Moment::now));
-        let Ok(runtime) = Handle::try_current() else {
-            self.sleep = None;
-            return Poll::Pending;
-        };
-        if self
-            .sleep
-            .as_ref()
-            .is_none_or(|(id, _)| *id != runtime.id())
-        {
-            // At first the whole of it, so that tokio's clock gets there: in a paused test it stands still while
-            // real time counts, and whoever fires before he is due would fire for ever.
-            let spent = begun.map_or(Duration::ZERO, |begun| begun.elapsed());
-            let left = self.after.saturating_sub(spent);
-            self.sleep = Some((runtime.id(), make_sleep(left)));
-        }
-        match &mut self.sleep {
-            Some((_, Some(sleep))) => sleep.as_mut().poll(context),
-            Some((_, None)) | None => Poll::Pending,
-        }
-    }
-}
-
 /// Whether the current runtime can make timers.
 pub(crate) fn timers_work_here() -> bool {
-    Handle::try_current().is_ok() && make_sleep(Duration::ZERO).is_some()
+    Handle::try_current().is_ok() && make_sleep(Moment::now().instant()).is_some()
 }
 
 /// A runtime without a time driver says so by a panic, and in no other way.
-fn make_sleep(after: Duration) -> Option<Pin<Box<Sleep>>> {
-    catch_unwind(|| Box::pin(tokio::time::sleep(after))).ok()
+fn make_sleep(until: Instant) -> Option<Sleep> {
+    catch_unwind(|| sleep_until(until)).ok()
 }
 
-/// Resolves after `after`.
+/// Resolves `after` after it was first polled, on whatever runtime polls it. Polled outside every runtime it is silent.
 pub(crate) async fn sleep(after: Duration) {
-    let mut timer = Timer::new(after);
-    poll_fn(|context| timer.poll(context)).await;
+    timeout(after, pending::<()>()).await;
 }
 
-/// What `future` resolves to, or `None` if it takes longer than `limit`.
-pub(crate) async fn timeout<F: Future>(limit: Duration, future: F) -> Option<F::Output> {
-    let mut future = pin!(future);
-    let mut timer = Timer::new(limit);
-    poll_fn(|context| match future.as_mut().poll(context) {
-        Poll::Ready(output) => Poll::Ready(Some(output)),
-        Poll::Pending => timer.poll(context).map(|()| None),
-    })
-    .await
+/// What `future` resolves to, or `None` if it takes longer than `limit` after it was first polled. On a runtime that has no timers,
+/// and outside every runtime, there is no limit.
+pub(crate) fn timeout<F: Future + Unpin>(
+    limit: Duration,
+    future: F,
+) -> impl Future<Output = Option<F::Output>> {
+    timeout_from(None, limit, future)
+}
+
+/// The same for who read the clock just now, in the poll in which this is first polled.
+#[allow(
+    clippy::manual_async_fn,
+    reason = "an async fn keeps room for its arguments twice"
+)]
+pub(crate) fn timeout_from<F: Future + Unpin>(
+    now: Option<Moment>,
+    limit: Duration,
+    mut future: F,
+) -> impl Future<Output = Option<F::Output>> {
+    async move {
+        let mut begun = now;
+        // Made once there is something to wait for, and the runtime it was made on.
+        let mut sleep = pin!(None::<Sleep>);
+        let mut made_on: Option<Id> = None;
+        let mut is_first = true;
+        poll_fn(|context| {
+            if let Poll::Ready(output) = Pin::new(&mut future).poll(context) {
+                return Poll::Ready(Some(output));
+            }
+            let begun = *begun.get_or_insert_with(Moment::now);
+            let is_first = std::mem::take(&mut is_first);
+            let Ok(runtime) = Handle::try_current() else {
+                made_on = None;
+                sleep.set(None);
+                return Poll::Pending;
+            };
+            if made_on != Some(runtime.id()) {
+                let end = if is_first {
+                    // The whole of it, so that tokio's clock gets there: in a paused test it stands still while real time
+                    // counts, and whoever fires before he is due would fire for ever.
+                    begun.after(limit)
+                } else {
+                    let now = Moment::now();
+                    now.after(limit.saturating_sub(begun.until(&now)))
+                };
+                made_on = Some(runtime.id());
+                sleep.set(make_sleep(end.instant()));
+            }
+            match sleep.as_mut().as_pin_mut() {
+                Some(sleep) => sleep.poll(context).map(|()| None),
+                None => Poll::Pending,
+            }
+        })
+        .await
+    }
 }
 
 #[cfg(test)]
@@ -136,6 +138,6 @@ mod tests {
             timeout(Duration::from_secs(1), std::future::pending::<()>()).await,
             None
         );
-        assert_eq!(timeout(Duration::ZERO, async { 7 }).await, Some(7));
+        assert_eq!(timeout(Duration::ZERO, pin!(async { 7 })).await, Some(7));
     }
 }

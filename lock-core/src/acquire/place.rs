@@ -63,7 +63,7 @@ impl Drop for KeptPlace {
         };
         let wakeups = Arc::clone(wakeups);
         let (key, place, op_timeout) = (self.key.clone(), self.place.clone(), self.op_timeout);
-        let call = self.store.call();
+        let call = self.store.kept_call();
         self.renewer.runtime().spawn(async move {
             timer::timeout(op_timeout, wakeups.leave(&key, &place)).await;
             drop(call);

@@ -1,6 +1,9 @@
 //! The one wait: in line for one's turn, and at the store until a wake-up, the end of the holder's entry, or the policy's
 //! delay. Not the attempts.
 
+use std::future::{Future, pending, poll_fn};
+use std::pin::{Pin, pin};
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -43,7 +46,7 @@ impl Last {
 
 /// The state of one wait: from the first attempt to the last.
 pub(super) struct Waiting<'a> {
-    acquirer: &'a Acquirer,
+    acquirer: &'a Acquirer<'a>,
     start: Moment,
     limit: Option<Duration>,
     delays: Delays,
@@ -69,7 +72,7 @@ enum Cause {
 }
 
 impl<'a> Waiting<'a> {
-    pub(super) fn new(acquirer: &'a Acquirer, start: Moment) -> Self {
+    pub(super) fn new(acquirer: &'a Acquirer<'a>, start: Moment) -> Self {
         let retry = acquirer.options.retry();
         Self {
             acquirer,
@@ -89,8 +92,9 @@ impl<'a> Waiting<'a> {
         if !rest.is_zero() && head.passed.is_none() {
             let patience = rest.saturating_add(self.acquirer.terms.op_timeout);
             head.promise(Moment::now(), patience, false);
-            let store = &self.acquirer.store;
-            timer::timeout(rest, or_closed(store, std::future::pending::<()>())).await;
+            let store = self.acquirer.store;
+            let closed = pin!(or_closed(store, pending::<()>()));
+            timer::timeout(rest, closed).await;
             store.check_open(self.key())?;
         }
         Ok(head)
@@ -114,7 +118,9 @@ impl<'a> Waiting<'a> {
                 pause = pause.min(left);
             }
             observe::waiting(self.key(), pause);
-            match timer::timeout(pause.max(MIN_DELAY), standing.turn()).await {
+            let limit = pause.max(MIN_DELAY);
+            let turned = timer::timeout(limit, pin!(standing.turn())).await;
+            match turned {
                 Some(Some(head)) => return Ok(head),
                 Some(None) => self.acquirer.store.check_open(self.key())?,
                 None => {}
@@ -203,7 +209,7 @@ impl<'a> Waiting<'a> {
     }
 
     fn key(&self) -> &'a LockKey {
-        &self.acquirer.key
+        self.acquirer.key
     }
 
     /// What is left of the wait; `None` without a limit.
@@ -252,9 +258,10 @@ impl<'a> Waiting<'a> {
             if !early.is_zero() {
                 timer::sleep(early).await;
             }
-            wakeups.subscribe(&acquirer.key, place.as_ref()).await
+            wakeups.subscribe(acquirer.key, place.as_ref()).await
         };
-        let subscribed = timer::timeout(limit, or_closed(&acquirer.store, subscribe)).await;
+        let subscribed =
+            timer::timeout(limit, pin!(or_closed(acquirer.store, pin!(subscribe)))).await;
         let in_force = matches!(subscribed, Some(Some(Ok(_))));
         at_store.wakeup = match subscribed.flatten() {
             Some(Ok(wakeup)) => Subscription::Some(wakeup, place),
@@ -270,7 +277,7 @@ impl<'a> Waiting<'a> {
         pause: Duration,
         wakeup: Option<&mut Subscription>,
     ) -> Result<bool, LockError> {
-        let store = &self.acquirer.store;
+        let store = self.acquirer.store;
         let attempted = self.attempted;
         let woken = async {
             match wakeup {
@@ -282,14 +289,12 @@ impl<'a> Waiting<'a> {
                         timer::sleep(early).await;
                     }
                 }
-                _ => std::future::pending().await,
+                _ => pending().await,
             }
         };
-        let woken = timer::timeout(pause, or_closed(store, woken))
-            .await
-            .is_some();
+        let woken = timer::timeout(pause, pin!(or_closed(store, pin!(woken)))).await;
         store.check_open(self.key())?;
-        Ok(woken)
+        Ok(woken.is_some())
     }
 
     pub(super) fn give_up(&self, last: Last) -> LockError {
@@ -299,14 +304,13 @@ impl<'a> Waiting<'a> {
 }
 
 /// What `future` resolves to, or `None` when the store is closed before.
-async fn or_closed<F: Future>(store: &Store, future: F) -> Option<F::Output> {
-    let mut closed = std::pin::pin!(store.closed());
-    let mut future = std::pin::pin!(future);
-    std::future::poll_fn(|context| {
+async fn or_closed<F: Future + Unpin>(store: &Store, mut future: F) -> Option<F::Output> {
+    let mut closed = pin!(store.closed());
+    poll_fn(|context| {
         if closed.as_mut().poll(context).is_ready() {
-            return std::task::Poll::Ready(None);
+            return Poll::Ready(None);
         }
-        future.as_mut().poll(context).map(Some)
+        Pin::new(&mut future).poll(context).map(Some)
     })
     .await
 }

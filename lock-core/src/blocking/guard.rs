@@ -2,6 +2,7 @@
 //! [`LockGuard`](crate::LockGuard).
 
 use std::fmt;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -78,7 +79,7 @@ impl LockGuard {
     #[must_use]
     pub fn lost_within(&self, limit: Duration) -> Option<LossReason> {
         let loss = self.guard.loss();
-        let lost = async move { timer::timeout(limit, loss.lost()).await };
+        let lost = async move { timer::timeout(limit, pin!(loss.lost())).await };
         self.shared.driver.wait(lost).ok().flatten()
     }
 

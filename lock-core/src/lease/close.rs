@@ -15,7 +15,7 @@ use crate::observe;
 use crate::policy::validity;
 use crate::renewer::Renewer;
 use crate::shield::Shield;
-use crate::store::Store;
+use crate::store::{Call, Store};
 use crate::timer;
 
 /// How a release ended.
@@ -52,8 +52,9 @@ impl Released {
 
 /// What becomes of an entry when its lease is closed.
 enum Closing {
-    /// It is to be released; it may last until `latest`. Then the first spot in line goes on.
+    /// It is to be released `now`, if there is a clock; it may last until `latest`. Then the first spot in line goes on.
     Send {
+        now: Option<Moment>,
         latest: Deadline,
         spot: Option<Spot>,
     },
@@ -83,7 +84,7 @@ impl Lease {
             Some(reason) if closed => Closing::Before(reason),
             _ => {
                 let (latest, spot) = (state.latest, state.spot.take());
-                Closing::Send { latest, spot }
+                Closing::Send { now, latest, spot }
             }
         }
     }
@@ -113,15 +114,15 @@ impl Lease {
     /// timeout.
     pub(crate) async fn release(self: &Arc<Self>) -> Result<Released, LockError> {
         // Before the lease leaves the list: a shutdown finds it there, or this call under way.
-        let call = self.store.call();
+        let call = Call::at(Arc::clone(self));
         if self.pass_on() {
             drop(call);
             // The next in line was woken, and is to have it before the caller goes on, perhaps without an await.
             tokio::task::yield_now().await;
             return Ok(Released::Released);
         }
-        let (latest, spot) = match self.close(LossReason::Released) {
-            Closing::Send { latest, spot } => (latest, spot),
+        let (now, latest, spot) = match self.close(LossReason::Released) {
+            Closing::Send { now, latest, spot } => (now, latest, spot),
             Closing::Gone(answer) => return Ok(answer),
             Closing::Before(reason) => {
                 return Err(LockError::Lost {
@@ -130,11 +131,10 @@ impl Lease {
                 });
             }
         };
-        let lease = Arc::clone(self);
         let call = async move {
-            let _call = call;
+            let lease = call.whose();
             let compensation = lease.compensation(&lease.renewer, latest);
-            let answer = lease.call_release().await;
+            let answer = lease.call_release(now).await;
             observe::released(&lease.key, &answer);
             if answer.is_ok() {
                 compensation.settle();
@@ -145,9 +145,10 @@ impl Lease {
         Shield::new(self.renewer.runtime(), call).await
     }
 
-    async fn call_release(&self) -> Result<Released, LockError> {
+    /// `now` is a moment of the poll in which this is first polled.
+    async fn call_release(&self, now: Option<Moment>) -> Result<Released, LockError> {
         let release = self.backend().release(&self.key, &self.owner);
-        let answer = timer::timeout(self.terms.op_timeout, release).await;
+        let answer = timer::timeout_from(now, self.terms.op_timeout, release).await;
         let answer = answer.unwrap_or_else(|| {
             let limit = self.terms.op_timeout;
             Err(BackendError::unknown(format!(
@@ -177,12 +178,12 @@ impl Lease {
     pub(super) fn release_on(self: &Arc<Self>, renewer: &Arc<Renewer>, reason: LossReason) {
         // As in `release`, until the release is counted itself.
         let _call = self.store.call();
-        if let Closing::Send { latest, spot } = self.close(reason) {
+        if let Closing::Send { latest, spot, .. } = self.close(reason) {
             drop(self.compensation(renewer, latest).with_spot(spot, self));
         }
     }
 
-    fn compensation(&self, renewer: &Arc<Renewer>, latest: Deadline) -> Compensation {
+    fn compensation<'a>(&'a self, renewer: &'a Renewer, latest: Deadline) -> Compensation<'a> {
         let op_timeout = self.terms.op_timeout;
         Compensation::of_entry(
             &self.store,

@@ -1,5 +1,6 @@
 //! One operation at a time: renewing, extending, handing over. Not when a lease is renewed: that is in `turn.rs`.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -89,7 +90,7 @@ impl Lease {
         if !self.store.capabilities.any_ttl {
             return;
         }
-        let (lease, call) = (Arc::clone(self), self.store.call());
+        let (lease, call) = (Arc::clone(self), self.store.kept_call());
         self.renewer.runtime().spawn(async move {
             if let Ok(operation) = lease.begin_operation().await {
                 let start = Moment::now();
@@ -109,7 +110,7 @@ impl Lease {
 
     /// Waits for operations in flight, at most for one op timeout.
     pub(super) async fn begin_operation(self: &Arc<Self>) -> Result<Operation, LockError> {
-        let free = self.operation.acquire();
+        let free = pin!(self.operation.acquire());
         match timer::timeout(self.terms.op_timeout, free).await {
             Some(Ok(permit)) => {
                 permit.forget();

@@ -7,10 +7,10 @@
 //! Exactly one ends that, because one mutex decides: the receiver by [`Lease::claim`], or, if the receiver went or did
 //! not come in time, [`Lease::put_back`], which offers it to another or releases it, or [`Lease::shut_down`].
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Semaphore;
 
 use super::state::State;
 use super::{Lease, SIGNAL_LEAD};
@@ -163,7 +163,7 @@ impl Lease {
             series: self.series.next(),
             terms,
             operation: Semaphore::new(1),
-            changed: Notify::new(),
+            changed: OnceLock::new(),
             state: Mutex::new(state),
         }))
     }

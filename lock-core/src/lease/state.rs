@@ -1,7 +1,7 @@
 //! What is known of a lease, and its lock. Plain arithmetic on moments; nothing here acts but to wake who waits.
 
 use std::ops::{Deref, DerefMut};
-use std::sync::MutexGuard;
+use std::sync::{MutexGuard, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -52,7 +52,7 @@ pub(super) struct Locked<'a> {
 }
 
 struct News<'a> {
-    changed: &'a Notify,
+    changed: &'a OnceLock<Box<Notify>>,
     told: bool,
     ended: Option<(&'a LockKey, Moment, LossReason)>,
     /// Dropped last.
@@ -60,7 +60,7 @@ struct News<'a> {
 }
 
 impl<'a> Locked<'a> {
-    pub(super) fn new(state: MutexGuard<'a, State>, changed: &'a Notify) -> Self {
+    pub(super) fn new(state: MutexGuard<'a, State>, changed: &'a OnceLock<Box<Notify>>) -> Self {
         let news = News {
             changed,
             told: false,
@@ -103,8 +103,8 @@ impl DerefMut for Locked<'_> {
 
 impl Drop for News<'_> {
     fn drop(&mut self) {
-        if self.told {
-            observe::contained(|| self.changed.notify_waiters());
+        if let Some(changed) = self.changed.get().filter(|_| self.told) {
+            observe::contained(|| changed.notify_waiters());
         }
         if let Some((key, granted, reason)) = self.ended {
             observe::ended(key, granted, reason);

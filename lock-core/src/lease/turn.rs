@@ -27,7 +27,7 @@ pub(crate) enum Turn {
 }
 
 impl Lease {
-    /// Links the lease for its first renewal, or for its deadline.
+    /// Links the lease for its first renewal, or for its deadline. Whoever calls this counts as a call, for a shutdown to wait for.
     pub(crate) fn start_renewing(self: &Arc<Self>, now: Moment) {
         let (ttl, age) = {
             let state = self.state();
@@ -37,7 +37,7 @@ impl Lease {
         self.link_for_renewal_of(ttl, 0.5, age, now);
     }
 
-    /// Links the lease for its next renewal, now that its entry was confirmed.
+    /// Links the lease for its next renewal, now that its entry was confirmed by a call that still counts.
     pub(super) fn link_for_renewal(self: &Arc<Self>, earliest: f64) {
         let ttl = self.state().ttl;
         self.link_for_renewal_of(ttl, earliest, Duration::ZERO, Moment::now());
@@ -60,12 +60,13 @@ impl Lease {
 
     /// Links the lease `after` from now, or at its deadline if that comes first.
     pub(crate) fn link(self: &Arc<Self>, after: Duration, slack: Duration) {
+        // A shutdown waits for a lease that is between two places in the list.
+        let _call = self.store.call();
         self.link_at(Moment::now(), after, slack);
     }
 
+    /// Whoever calls this counts as a call, for a shutdown to wait for.
     fn link_at(self: &Arc<Self>, now: Moment, after: Duration, slack: Duration) {
-        // A shutdown waits for a lease that is between two places in the list.
-        let _call = self.store.call();
         self.link_anew(now, after, slack);
         if self.store.is_closed() {
             // Closed meanwhile: the shutdown may not have seen it in the list.

@@ -121,7 +121,7 @@ impl Head {
         key: &LockKey,
         now: Moment,
         patience: Duration,
-        wants: Wants,
+        wants: impl FnOnce() -> Wants,
     ) -> Entered {
         let promise = Promise::asks(now, patience);
         let mut shard = store.lines.shard(key);
@@ -131,7 +131,7 @@ impl Head {
         }
         let rank = shard.next();
         if let Some(line) = shard.lines.get_mut(key) {
-            line.queue.insert(rank, wants);
+            line.queue.insert(rank, wants());
         }
         drop(shard);
         Entered::Stands(Standing::new(store, key, rank, patience))
@@ -237,7 +237,7 @@ impl Head {
         let mut shard = store.lines.shard(key);
         let Some(line) = shard.lines.get_mut(key) else {
             drop(shard);
-            return Self::or_stand(store, key, Moment::now(), patience, wants);
+            return Self::or_stand(store, key, Moment::now(), patience, || wants);
         };
         line.queue.insert(rank, wants);
         drop(shard);

@@ -27,7 +27,7 @@ fn wants() -> Wants {
 }
 
 fn enter(store: &Arc<Store>, key: &LockKey) -> Entered {
-    Head::or_stand(store, key, Moment::now(), SECOND, wants())
+    Head::or_stand(store, key, Moment::now(), SECOND, wants)
 }
 
 fn head(store: &Arc<Store>, key: &LockKey) -> Head {
