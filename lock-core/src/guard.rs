@@ -29,7 +29,8 @@ use crate::ticket::Ticket;
 #[clippy::has_significant_drop]
 pub struct LockGuard {
     lease: Arc<Lease>,
-    policy: GuardPolicy,
+    /// What a drop does; nothing once the lock was let go.
+    policy: Option<GuardPolicy>,
 }
 
 impl LockGuard {
@@ -37,13 +38,13 @@ impl LockGuard {
     pub(crate) fn new(lease: Arc<Lease>) -> Self {
         Self {
             lease,
-            policy: GuardPolicy::Release,
+            policy: Some(GuardPolicy::Release),
         }
     }
 
     /// The same guard on its way to the caller.
     pub(crate) fn received(mut self) -> Self {
-        self.policy = self.lease.terms().guard;
+        self.policy = Some(self.lease.terms().guard);
         self
     }
 
@@ -165,15 +166,19 @@ impl LockGuard {
     /// Dropped unfinished, it goes on in the background.
     pub fn release(mut self) -> impl Future<Output = Result<Released, LockError>> + Send + use<> {
         // Also if the future is dropped before it is polled.
-        self.policy = GuardPolicy::Release;
-        async move { self.lease.release().await }
+        self.policy = Some(GuardPolicy::Release);
+        async move {
+            let released = self.lease.release().await;
+            self.policy = None;
+            released
+        }
     }
 
     /// Stops renewing and leaves the entry to its ttl, whatever the policy is: nobody gets the lock before, not the next in
     /// line either. The entry ends with the deadline of this guard and the drift: if a renewal was not answered, or is under
     /// way, and may have made it last longer, it is cut back in the background, where the backend can.
-    pub fn leave_to_expire(self) {
-        self.lease.leave_to_expire();
+    pub fn leave_to_expire(mut self) {
+        self.policy = Some(GuardPolicy::LeaveToExpire);
     }
 
     /// Runs `future` while the lock is held. The deadline is compared before each poll and after the last.
@@ -241,8 +246,8 @@ impl LockGuard {
     /// Lets go as the policy says. A lock that was left to expire counts as released.
     async fn let_go(self) -> Result<Released, LockError> {
         match self.policy {
-            GuardPolicy::Release => self.release().await,
-            GuardPolicy::LeaveToExpire => {
+            Some(GuardPolicy::Release) | None => self.release().await,
+            Some(GuardPolicy::LeaveToExpire) => {
                 self.leave_to_expire();
                 Ok(Released::Released)
             }
@@ -293,8 +298,9 @@ impl LockGuard {
 impl Drop for LockGuard {
     fn drop(&mut self) {
         match self.policy {
-            GuardPolicy::Release => self.lease.let_go(),
-            GuardPolicy::LeaveToExpire => self.lease.leave_to_expire(),
+            Some(GuardPolicy::Release) => self.lease.let_go(),
+            Some(GuardPolicy::LeaveToExpire) => self.lease.leave_to_expire(),
+            None => {}
         }
     }
 }
