@@ -169,7 +169,7 @@ impl LockGuard {
         self.policy = Some(GuardPolicy::Release);
         async move {
             let released = self.lease.release().await;
-            self.policy = None;
+            self.policy.take();
             released
         }
     }

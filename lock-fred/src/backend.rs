@@ -175,7 +175,8 @@ impl LockBackend for FredBackend {
         let key = request.key;
         let fence = self.fence(key)?;
         if let Some(native) = &self.native {
-            return native.try_acquire(&request).await;
+            // Boxed, as what is rare is here, so that what is usual is small.
+            return Box::pin(native.try_acquire(&request)).await;
         }
         let ttl = milliseconds(request.ttl);
         let tokens = request.tokens.clamp(1, MAX_TOKENS).to_string();
@@ -203,7 +204,9 @@ impl LockBackend for FredBackend {
                     ttl: request.ttl,
                     keep: &keep,
                 };
-                self.settle(&request, &grant).await?;
+                if let Some(replicas) = &self.replicas {
+                    Box::pin(self.settle(replicas, &request, &grant)).await?;
+                }
                 if request.from.is_none() {
                     self.checked.store(true, Ordering::Relaxed);
                 }
@@ -235,7 +238,8 @@ impl LockBackend for FredBackend {
     async fn release(&self, key: &LockKey, owner: &Owner) -> Result<Ownership, BackendError> {
         let (wake, publish) = self.wake(key)?;
         if let Some(native) = &self.native {
-            return native.release(key.as_str(), owner, (&wake, publish)).await;
+            let wake = (wake.as_str(), publish);
+            return Box::pin(native.release(key.as_str(), owner, wake)).await;
         }
         let args = [owner.expose(), &wake, publish];
         let reply = self
@@ -248,7 +252,7 @@ impl LockBackend for FredBackend {
     async fn inspect(&self, key: &LockKey) -> Result<Option<Holder>, BackendError> {
         let fence = self.fence(key)?;
         if let Some(native) = &self.native {
-            return native.inspect(key.as_str()).await;
+            return Box::pin(native.inspect(key.as_str())).await;
         }
         let reply = self
             .link
@@ -282,12 +286,10 @@ impl FredBackend {
     /// Waits until enough replicas have a grant, and gives it back if they do not get it.
     async fn settle(
         &self,
+        replicas: &Replicas,
         request: &AcquireRequest<'_>,
         grant: &Granted<'_>,
     ) -> Result<(), BackendError> {
-        let Some(replicas) = &self.replicas else {
-            return Ok(());
-        };
         let Err(error) = replicas.settle(grant).await else {
             return Ok(());
         };
