@@ -71,6 +71,9 @@
 #[path = "locked.rs"]
 pub mod __locked;
 mod acquire;
+#[cfg(all(test, feature = "mock"))]
+#[allow(clippy::unwrap_used, reason = "a test with a helper")]
+mod allocation_tests;
 mod backend;
 #[cfg(feature = "blocking")]
 pub mod blocking;
