@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::arguments::Arguments;
 use crate::contestants;
 use crate::measure::Spread;
-use crate::report::number;
+use crate::report::{heading, number};
 use crate::rotation::{Outcome, Stage, rotate};
 use crate::workloads::contended::Contended;
 use crate::workloads::pairs::{Keys, Pairs, TIME};
@@ -97,11 +97,13 @@ fn over(arguments: &Arguments, most: usize, figure: &str, run: impl Fn(usize) ->
     lines
 }
 
-pub(crate) fn table(growth: &Growth, lines: &Lines) -> String {
-    let mut text = format!("## {}: {}\n\n|", growth.title, growth.figure);
+pub(crate) fn section(growth: &Growth, lines: &Lines) -> String {
+    let title = format!("{}: {}", growth.title, growth.figure);
+    let mut text = heading(&title, growth.name, "");
+    text += "|";
     let sizes = lines.first().map(|(_, points)| points.as_slice());
     for (size, _) in sizes.unwrap_or_default() {
-        text += &format!(" | {}", number(*size));
+        text += &format!(" | {size}");
     }
     text += " |\n|---";
     text += &"|---:".repeat(sizes.map_or(0, <[_]>::len));
@@ -113,5 +115,5 @@ pub(crate) fn table(growth: &Growth, lines: &Lines) -> String {
         }
         text += " |\n";
     }
-    text
+    text + "\n"
 }

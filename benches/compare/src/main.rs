@@ -16,8 +16,9 @@ mod rotation;
 mod suite;
 mod workloads;
 
-use std::fs;
 use std::process::ExitCode;
+use std::time::Instant;
+use std::{fs, thread};
 
 use arguments::{Arguments, USAGE};
 use lock_testkit::server::RedisServer;
@@ -40,16 +41,15 @@ fn main() -> ExitCode {
         server: RedisServer::start(),
         only: arguments.contestants.clone(),
     };
-    if let Ok(load) = fs::read_to_string("/proc/loadavg") {
-        println!("Load before: {load}");
-    }
-    let mut reached = Vec::new();
+    let (start, before) = (Instant::now(), load());
+    let (mut reached, mut sections) = (Vec::new(), String::new());
     for entry in suite::SUITE {
         if !arguments.wants(entry.name) {
             continue;
         }
+        eprintln!("{:>4} s: {}", start.elapsed().as_secs(), entry.name);
         let outcome = (entry.run)(&stage, &arguments);
-        println!("{}", report::table(&outcome));
+        sections += &report::section(entry, &outcome);
         arguments.plot(entry.name, || plot::bars(&outcome, entry.figure));
         for goal in entry.goals {
             reached.push((outcome.title.clone(), *goal, goal.seen(&outcome)));
@@ -59,15 +59,26 @@ fn main() -> ExitCode {
         if !arguments.wants(growth.name) {
             continue;
         }
+        eprintln!("{:>4} s: {}", start.elapsed().as_secs(), growth.name);
         let lines = (growth.run)(&stage, &arguments);
-        println!("{}", growth::table(growth, &lines));
+        sections += &growth::section(growth, &lines);
         arguments.plot(growth.name, || {
             plot::lines(growth.title, growth.figure, &lines)
         });
     }
-    println!("{}", report::goals(&reached));
-    if let Ok(load) = fs::read_to_string("/proc/loadavg") {
-        println!("Load after: {load}");
-    }
+    let surroundings = report::Surroundings {
+        cores: thread::available_parallelism().map_or(0, usize::from),
+        server: stage.server_version(),
+        before,
+        after: load(),
+        took: start.elapsed(),
+    };
+    println!("{}\n{sections}", report::targets(&surroundings, &reached));
     ExitCode::SUCCESS
+}
+
+/// How many wanted a processor within the last minute, on average.
+fn load() -> Option<f64> {
+    let text = fs::read_to_string("/proc/loadavg").ok()?;
+    text.split(' ').next()?.parse().ok()
 }

@@ -37,6 +37,14 @@ impl Stage {
         }
     }
 
+    pub(crate) fn server_version(&self) -> String {
+        let info = self.server.cli(&["INFO", "server"]).text().to_owned();
+        let version = info
+            .lines()
+            .find_map(|line| line.strip_prefix("redis_version:"));
+        version.unwrap_or_default().trim().to_owned()
+    }
+
     /// How many of the keys of `names` there are.
     pub(crate) fn count(&self, names: &str) -> usize {
         let count = "return #redis.call('KEYS', ARGV[1])";
@@ -102,10 +110,15 @@ pub(crate) struct Outcome {
 
 /// Runs each once unmeasured, then all of them `repetitions` times, each time beginning with another.
 pub(crate) fn rotate(title: &str, mut runs: Vec<Run<'_>>, repetitions: usize) -> Outcome {
-    let mut samples: Vec<Vec<Sample>> = runs.iter().map(|_| Vec::new()).collect();
     for run in &mut runs {
         (run.repetition)();
     }
+    rotate_cold(title, runs, repetitions)
+}
+
+/// The same for repetitions that are long, and prepared each by itself.
+pub(crate) fn rotate_cold(title: &str, mut runs: Vec<Run<'_>>, repetitions: usize) -> Outcome {
+    let mut samples: Vec<Vec<Sample>> = runs.iter().map(|_| Vec::new()).collect();
     for repetition in 0..repetitions {
         for place in 0..runs.len() {
             let index = (repetition + place) % runs.len();

@@ -6,7 +6,7 @@ use crate::arguments::Arguments;
 use crate::contestants;
 use crate::goal::Bound::{AtLeast, AtMost};
 use crate::goal::Goal;
-use crate::rotation::{Outcome, Stage, rotate};
+use crate::rotation::{Outcome, Stage, rotate, rotate_cold};
 use crate::workloads::contended::Contended;
 use crate::workloads::held::Held;
 use crate::workloads::memory::{Allocations, BytesHeld};
@@ -17,6 +17,8 @@ pub(crate) struct Entry {
     pub(crate) name: &'static str,
     /// What its plot shows.
     pub(crate) figure: &'static str,
+    /// What one has to know of it.
+    pub(crate) note: &'static str,
     pub(crate) run: fn(&Stage, &Arguments) -> Outcome,
     pub(crate) goals: &'static [Goal],
 }
@@ -38,6 +40,7 @@ pub(crate) const SUITE: &[Entry] = &[
     Entry {
         name: "w1",
         figure: TIME,
+        note: "",
         run: |stage, arguments| {
             let mut pairs = pairs(stage, arguments, 1, Keys::OneEach, 400, TIME);
             contestants::uncontended(&mut pairs);
@@ -58,6 +61,7 @@ pub(crate) const SUITE: &[Entry] = &[
     Entry {
         name: "w2",
         figure: PAIRS,
+        note: "",
         run: |stage, arguments| {
             let mut pairs = pairs(stage, arguments, 64, Keys::OneEach, 60, PAIRS);
             contestants::uncontended(&mut pairs);
@@ -76,6 +80,7 @@ pub(crate) const SUITE: &[Entry] = &[
     Entry {
         name: "w3-processes",
         figure: CHANGES,
+        note: "Who waits at the server for a key that changes hands all the time.",
         run: |stage, arguments| {
             let title = "W3: 64 waiters, each with a client of its own";
             contended(stage, arguments, title, 64)
@@ -91,6 +96,7 @@ pub(crate) const SUITE: &[Entry] = &[
     Entry {
         name: "w3-clients",
         figure: CHANGES,
+        note: "Within a client the lock goes from waiter to waiter without asking the server.",
         run: |stage, arguments| contended(stage, arguments, "W3: 64 waiters in 8 clients", 8),
         goals: &[
             Goal::of(OURS, CHANGES, AtLeast(30.0)).over("rslock, 10 ms"),
@@ -101,6 +107,7 @@ pub(crate) const SUITE: &[Entry] = &[
     Entry {
         name: "w4",
         figure: "release to grant, us",
+        note: "",
         run: |stage, arguments| {
             let mut passed = Passed {
                 stage,
@@ -121,6 +128,7 @@ pub(crate) const SUITE: &[Entry] = &[
     Entry {
         name: "w5",
         figure: "client CPU, % of a core",
+        note: "Who loses keys renews fewer: its CPU is then worth little.",
         run: |stage, arguments| {
             let mut held = Held {
                 stage,
@@ -130,7 +138,7 @@ pub(crate) const SUITE: &[Entry] = &[
             };
             contestants::renewing(&mut held);
             let repetitions = arguments.repetitions(2).min(2);
-            rotate("W5: 10,000 keys held, ttl 3 s", held.runs, repetitions)
+            rotate_cold("W5: 10,000 keys held, ttl 3 s", held.runs, repetitions)
         },
         goals: &[
             Goal::of(OURS, "client CPU, % of a core", AtMost(0.125)).over("distributed-lock"),
@@ -141,6 +149,7 @@ pub(crate) const SUITE: &[Entry] = &[
     Entry {
         name: "w7",
         figure: "bytes a held key",
+        note: "",
         run: |stage, arguments| {
             let mut held = BytesHeld {
                 stage,
@@ -162,6 +171,7 @@ pub(crate) const SUITE: &[Entry] = &[
     Entry {
         name: "memory-one",
         figure: TIME,
+        note: "The others have no owner, deadline, fencing token, renewal or limit to waiting.",
         run: |stage, arguments| {
             let title = "Memory: one task";
             in_process(stage, arguments, title, 1, Keys::OneEach, 10_000, TIME)
@@ -172,6 +182,7 @@ pub(crate) const SUITE: &[Entry] = &[
     Entry {
         name: "memory-own",
         figure: PAIRS,
+        note: "",
         run: |stage, arguments| {
             let title = "Memory: 64 tasks, a key each";
             in_process(stage, arguments, title, 64, Keys::OneEach, 300, PAIRS)
@@ -181,6 +192,7 @@ pub(crate) const SUITE: &[Entry] = &[
     Entry {
         name: "memory-same",
         figure: PAIRS,
+        note: "",
         run: |stage, arguments| {
             let title = "Memory: 64 tasks, one key";
             in_process(stage, arguments, title, 64, Keys::One, 100, PAIRS)
@@ -190,6 +202,7 @@ pub(crate) const SUITE: &[Entry] = &[
     Entry {
         name: "allocations-redis",
         figure: "allocations a pair",
+        note: "On one thread, the client's own tasks included.",
         run: |stage, arguments| {
             let mut allocations = allocations(stage, arguments);
             contestants::uncontended(&mut allocations);
@@ -200,6 +213,7 @@ pub(crate) const SUITE: &[Entry] = &[
     Entry {
         name: "allocations-memory",
         figure: "allocations a pair",
+        note: "",
         run: |stage, arguments| {
             let mut allocations = allocations(stage, arguments);
             contestants::in_process(&mut allocations);
