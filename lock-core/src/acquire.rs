@@ -223,7 +223,7 @@ impl<'a> Acquirer<'a> {
         let op_timeout = self.terms.op_timeout;
         // A shutdown waits for a lease that is on its way from one guard to the next.
         let call = self.store.call();
-        let claimed = if self.wants().fits(lease.terms(), lease.owner()) {
+        let claimed = if self.wants().fits(&lease.terms(), lease.owner()) {
             lease.claim(&self.renewer, self.key, self.terms)
         } else {
             None

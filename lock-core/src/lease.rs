@@ -5,16 +5,16 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 
 use crate::backend::{Holder, LockBackend, Renew};
 use crate::clock::{Deadline, Moment};
 use crate::error::{BackendError, LockError, LossReason};
 use crate::fencing::FencingRange;
 use crate::key::LockKey;
-use crate::line::{CLAIM, Head};
+use crate::line::{CLAIM, Head, Spot};
 use crate::owner::Owner;
-use crate::policy::{Terms, validity};
+use crate::policy::{KeptTerms, Terms, validity};
 use crate::renewer::Renewer;
 use crate::store::Store;
 use crate::timer;
@@ -45,10 +45,9 @@ pub(crate) struct Lease {
     /// The guard's own token is the first; the rest is for those that it may be passed on to.
     fencing: Option<FencingRange>,
     series: Series,
-    terms: Terms,
-    /// One renewal, extension or hand-over at a time.
-    operation: Semaphore,
-    /// Told when the lease ended and when its deadline fell. There as soon as somebody waited for that.
+    terms: KeptTerms,
+    /// Told when the lease ended, when its deadline fell, and when an operation that somebody waits for is over. There as soon
+    /// as somebody waited for that.
     changed: OnceLock<Box<Notify>>,
     state: Mutex<State>,
 }
@@ -79,8 +78,7 @@ impl Lease {
             owner,
             fencing,
             series: Series::new(now),
-            terms,
-            operation: Semaphore::new(1),
+            terms: terms.into(),
             changed: OnceLock::new(),
             state: Mutex::new(State::new(asked, terms.ttl, asked)),
         })
@@ -98,8 +96,8 @@ impl Lease {
         self.fencing
     }
 
-    pub(crate) fn terms(&self) -> &Terms {
-        &self.terms
+    pub(crate) fn terms(&self) -> Terms {
+        self.terms.into()
     }
 
     pub(crate) fn backend(&self) -> &dyn LockBackend {
@@ -125,11 +123,15 @@ impl Lease {
         let spot = head.hold(self);
         let mut state = self.state();
         if state.ended.is_none() {
-            state.spot = Some(spot);
+            state.turn = spot.keep();
             return;
         }
         drop(state);
         drop(spot);
+    }
+
+    fn take_spot(&self, state: &mut State) -> Option<Spot> {
+        Spot::of(&self.store, &self.key, std::mem::take(&mut state.turn))
     }
 
     // What the holder may believe.
@@ -138,7 +140,7 @@ impl Lease {
     /// if no task of ours has run since the grant.
     pub(crate) fn remaining(&self) -> Duration {
         let state = self.state();
-        state.remaining(&self.terms, Moment::now())
+        state.remaining(&self.terms(), Moment::now())
     }
 
     /// The same, or how the lease ended. An end that only the clock knows of is noted.
@@ -148,7 +150,7 @@ impl Lease {
         self.note_deadline(&mut state, now);
         match state.ended {
             Some(reason) => Err(reason),
-            None => Ok(state.remaining(&self.terms, now)),
+            None => Ok(state.remaining(&self.terms(), now)),
         }
     }
 
@@ -160,7 +162,7 @@ impl Lease {
     /// Until when those who stand in line wait for it: if its release was begun, no longer than for the answer to that.
     pub(crate) fn held_until(&self) -> Deadline {
         let state = self.state();
-        let answer = self.terms.op_timeout.saturating_add(CLAIM);
+        let answer = self.terms().op_timeout.saturating_add(CLAIM);
         match state.closed_at {
             Some(closed) => state.deadline.earlier(closed.after(answer)),
             None => state.deadline,
@@ -172,7 +174,7 @@ impl Lease {
         let state = self.state();
         let now = Moment::now();
         let is_on_its_way = state.on_offer && !state.deadline.left(&now).is_zero();
-        if state.remaining(&self.terms, now).is_zero() && !is_on_its_way {
+        if state.remaining(&self.terms(), now).is_zero() && !is_on_its_way {
             return None;
         }
         let holder = Holder::new()
@@ -201,8 +203,11 @@ impl Lease {
         let now = Moment::now();
         let was_stuck = {
             let mut state = self.state();
-            let was_stuck = state.is_stuck(&self.terms, now);
-            state.progress = now;
+            let was_stuck = state.is_stuck(&self.terms(), now);
+            match &mut state.progress {
+                Some(progress) => **progress = now,
+                None => state.progress = Some(Box::new(now)),
+            }
             was_stuck
         };
         if was_stuck {
@@ -220,7 +225,7 @@ impl Lease {
 
     fn end_locked<'a>(&'a self, state: &mut Locked<'a>, reason: LossReason) {
         if state.ended.is_none() {
-            state.end(&self.key, reason);
+            state.end(self, reason);
         }
         if let Some(link) = state.link.take() {
             self.renewer.unlink(link);
@@ -229,10 +234,10 @@ impl Lease {
 
     /// Ends the lease if its time is over.
     fn note_deadline<'a>(&'a self, state: &mut Locked<'a>, now: Moment) {
-        if state.ended.is_none() && state.remaining(&self.terms, now) <= SIGNAL_LEAD {
-            let reason = if state.hold_left(&self.terms, now) <= SIGNAL_LEAD {
+        if state.ended.is_none() && state.remaining(&self.terms(), now) <= SIGNAL_LEAD {
+            let reason = if state.hold_left(&self.terms(), now) <= SIGNAL_LEAD {
                 LossReason::HeldTooLong
-            } else if state.is_stuck(&self.terms, now) {
+            } else if state.is_stuck(&self.terms(), now) {
                 LossReason::NoProgress
             } else {
                 LossReason::Unconfirmed
@@ -253,7 +258,7 @@ impl Lease {
     fn unanswered(&self, what: &str) -> LockError {
         let source = BackendError::unknown(format!(
             "no answer to {what} within {:?}",
-            self.terms.op_timeout
+            self.terms().op_timeout
         ));
         LockError::Unknown {
             key: self.key.clone(),
@@ -313,5 +318,13 @@ impl Lease {
         let mut state = self.state();
         state.uncertain = true;
         state.frozen |= how == Renew::Exactly;
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let turn = std::mem::take(&mut state.turn);
+        drop(Spot::of(&self.store, &self.key, turn));
     }
 }

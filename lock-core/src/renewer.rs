@@ -37,7 +37,8 @@ pub(crate) struct Renewer {
 
 #[derive(Default)]
 struct List {
-    turns: BTreeMap<Link, (Arc<Lease>, Duration)>,
+    /// With each, how many microseconds sooner it may have its turn.
+    turns: BTreeMap<Link, (Arc<Lease>, u32)>,
     links: u64,
     /// Whether a lease was linked since the task last looked.
     linked: bool,
@@ -95,6 +96,8 @@ impl Renewer {
             due,
             number: list.links,
         };
+        // No more is ever used.
+        let slack = u32::try_from(slack.min(WINDOW).as_micros()).unwrap_or_default();
         list.turns.insert(link, (Arc::clone(lease), slack));
         if !list.running {
             list.running = true;
@@ -136,7 +139,7 @@ impl Renewer {
                 .take_while(|(link, _)| link.due <= horizon)
                 .filter(|(link, (_, slack))| {
                     link.due
-                        .checked_sub(*slack)
+                        .checked_sub(Duration::from_micros((*slack).into()))
                         .is_none_or(|early| early <= now)
                 })
                 .map(|(link, _)| *link)

@@ -83,7 +83,7 @@ impl Lease {
             Some(LossReason::Taken) => Closing::Gone(Released::TakenOver),
             Some(reason) if closed => Closing::Before(reason),
             _ => {
-                let (latest, spot) = (state.latest, state.spot.take());
+                let (latest, spot) = (state.latest, self.take_spot(&mut state));
                 Closing::Send { now, latest, spot }
             }
         }
@@ -148,9 +148,9 @@ impl Lease {
     /// `now` is a moment of the poll in which this is first polled.
     async fn call_release(&self, now: Option<Moment>) -> Result<Released, LockError> {
         let release = self.backend().release(&self.key, &self.owner);
-        let answer = timer::timeout_from(now, self.terms.op_timeout, release).await;
+        let answer = timer::timeout_from(now, self.terms().op_timeout, release).await;
         let answer = answer.unwrap_or_else(|| {
-            let limit = self.terms.op_timeout;
+            let limit = self.terms().op_timeout;
             Err(BackendError::unknown(format!(
                 "no answer to release within {limit:?}"
             )))
@@ -184,7 +184,7 @@ impl Lease {
     }
 
     fn compensation<'a>(&'a self, renewer: &'a Renewer, latest: Deadline) -> Compensation<'a> {
-        let op_timeout = self.terms.op_timeout;
+        let op_timeout = self.terms().op_timeout;
         Compensation::of_entry(
             &self.store,
             renewer,
@@ -211,10 +211,10 @@ impl Lease {
         if state.uncertain || state.frozen {
             return Err(self.uncertain());
         }
-        let remaining = state.remaining(&self.terms, now);
+        let remaining = state.remaining(&self.terms(), now);
         state.closed = true;
         self.end_locked(&mut state, LossReason::Released);
-        let spot = state.spot.take();
+        let spot = self.take_spot(&mut state);
         drop(state);
         drop(spot);
         Ok(remaining)

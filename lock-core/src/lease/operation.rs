@@ -4,6 +4,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::state::State;
 use super::{Lease, RETRY_PAUSE};
 use crate::backend::{Ownership, Renew, RenewRequest};
 use crate::clock::{Deadline, Moment};
@@ -55,7 +56,7 @@ impl Lease {
         if frozen && target > left {
             return Err(self.frozen());
         }
-        let limit = self.terms.op_timeout.saturating_sub(called.until(&start));
+        let limit = self.terms().op_timeout.saturating_sub(called.until(&start));
         let call = operation.run(Prolongation {
             start,
             target,
@@ -77,9 +78,9 @@ impl Lease {
         let start = Moment::now();
         let call = operation.run(Prolongation {
             start,
-            target: self.terms.ttl,
+            target: self.terms().ttl,
             how: Renew::AtLeast,
-            limit: self.terms.op_timeout.saturating_sub(called.until(&start)),
+            limit: self.terms().op_timeout.saturating_sub(called.until(&start)),
             for_holder: true,
         });
         Shield::new(self.renewer.runtime(), call).await
@@ -98,7 +99,7 @@ impl Lease {
                     start,
                     target: end.left(&start).max(MIN_TTL),
                     how: Renew::Exactly,
-                    limit: lease.terms.op_timeout,
+                    limit: lease.terms().op_timeout,
                     for_holder: false,
                 };
                 // What the store did not hear leaves the entry to the ttl that it has.
@@ -110,14 +111,29 @@ impl Lease {
 
     /// Waits for operations in flight, at most for one op timeout.
     pub(super) async fn begin_operation(self: &Arc<Self>) -> Result<Operation, LockError> {
-        let free = pin!(self.operation.acquire());
-        match timer::timeout(self.terms.op_timeout, free).await {
-            Some(Ok(permit)) => {
-                permit.forget();
-                Ok(Operation(Arc::clone(self)))
-            }
-            _ => Err(self.occupied()),
+        let first = Operation::begin(self, &mut self.state());
+        if let Some(operation) = first {
+            return Ok(operation);
         }
+        let news = self.changed.get_or_init(Box::default);
+        let begun = pin!(async {
+            loop {
+                // Before the look: who ends an operation after that finds it.
+                let over = news.notified();
+                let begun = {
+                    let mut state = self.state();
+                    let begun = Operation::begin(self, &mut state);
+                    state.awaited |= begun.is_none();
+                    begun
+                };
+                match begun {
+                    Some(operation) => return operation,
+                    None => over.await,
+                }
+            }
+        });
+        let begun = timer::timeout(self.terms().op_timeout, begun).await;
+        begun.ok_or_else(|| self.occupied())
     }
 
     /// Nothing was sent, because an operation before this one took all the time.
@@ -176,9 +192,11 @@ struct Prolongation {
 }
 
 impl Operation {
-    /// Begins an operation if none is under way.
-    pub(super) fn try_begin(lease: &Arc<Lease>) -> Option<Self> {
-        lease.operation.try_acquire().ok()?.forget();
+    /// Begins an operation if none is under way. `state` is that of `lease`.
+    pub(super) fn begin(lease: &Arc<Lease>, state: &mut State) -> Option<Self> {
+        if std::mem::replace(&mut state.operating, true) {
+            return None;
+        }
         Some(Self(Arc::clone(lease)))
     }
 
@@ -313,7 +331,13 @@ fn outcome_of(answer: Option<&Result<Ownership, BackendError>>) -> &'static str 
 
 impl Drop for Operation {
     fn drop(&mut self) {
-        observe::contained(|| self.0.operation.add_permits(1));
+        observe::contained(|| {
+            let mut state = self.0.state();
+            state.operating = false;
+            if std::mem::take(&mut state.awaited) {
+                state.tell();
+            }
+        });
     }
 }
 

@@ -10,8 +10,6 @@
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
-
 use super::state::State;
 use super::{Lease, SIGNAL_LEAD};
 use crate::clock::Moment;
@@ -57,18 +55,15 @@ impl Lease {
         let now = Moment::now();
         // A shutdown waits for a lease that is on its way to the line.
         let _call = self.store.call();
-        let Ok(_operation) = self.operation.try_acquire() else {
-            return false;
-        };
         let spot = {
             let mut state = self.state();
             self.note_deadline(&mut state, now);
             let in_doubt =
-                state.uncertain || state.frozen || state.latest.left(&now) > self.terms.ttl;
-            if state.ended.is_some() || state.closed || in_doubt {
+                state.uncertain || state.frozen || state.latest.left(&now) > self.terms().ttl;
+            if state.ended.is_some() || state.closed || state.operating || in_doubt {
                 return false;
             }
-            let Some(spot) = state.spot.take() else {
+            let Some(spot) = self.take_spot(&mut state) else {
                 return false;
             };
             self.end_locked(&mut state, LossReason::Released);
@@ -82,7 +77,7 @@ impl Lease {
     fn offer(self: &Arc<Self>, spot: Spot, now: Moment) -> bool {
         let spent = self.series.since.until(&now);
         let fits =
-            |wants: &Wants| wants.fits(&self.terms, &self.owner) && self.may_go_on(wants, spent);
+            |wants: &Wants| wants.fits(&self.terms(), &self.owner) && self.may_go_on(wants, spent);
         let spot = match spot.offer(self, now, fits) {
             Ok(()) => {
                 self.watch_offer(now);
@@ -93,7 +88,7 @@ impl Lease {
         let mut state = self.state();
         if state.on_offer {
             (state.closed, state.on_offer) = (false, false);
-            state.spot = Some(spot);
+            state.turn = spot.keep();
             return false;
         }
         // Shut down meanwhile.
@@ -105,7 +100,7 @@ impl Lease {
     /// Whether neither giver nor receiver have set a bound that is reached.
     fn may_go_on(&self, wants: &Wants, spent: Duration) -> bool {
         let times = self.series.times;
-        self.terms.passing.allows(times, spent) && wants.passing.allows(times, spent)
+        self.terms().passing.allows(times, spent) && wants.passing.allows(times, spent)
     }
 
     /// The fencing tokens for the next guard and those after it; `None` if they are used up.
@@ -161,8 +156,7 @@ impl Lease {
             owner: self.owner.clone(),
             fencing,
             series: self.series.next(),
-            terms,
-            operation: Semaphore::new(1),
+            terms: terms.into(),
             changed: OnceLock::new(),
             state: Mutex::new(state),
         }))
@@ -171,7 +165,7 @@ impl Lease {
     /// Whether a guard that was passed the lease has what a fresh grant would have given it: two thirds of the ttl, as any
     /// holder between two renewals, or all of it, if it is not renewed, or left to expire.
     pub(crate) fn has_enough(&self) -> bool {
-        let terms = &self.terms;
+        let terms = self.terms();
         let is_renewed = terms.renewal.interval(terms.ttl).is_some();
         let all = validity(terms.ttl);
         let usual = if is_renewed && terms.guard == GuardPolicy::Release {
@@ -201,7 +195,7 @@ impl Lease {
             let is_valid = state.deadline.left(&now) > SIGNAL_LEAD;
             if state.on_offer && (!is_valid || self.store.is_closed()) {
                 (state.closed, state.on_offer) = (false, false);
-                state.spot = Some(spot);
+                state.turn = spot.keep();
                 drop(state);
                 return self.release_on(renewer, LossReason::Released);
             }

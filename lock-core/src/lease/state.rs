@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
+use super::Lease;
 use crate::clock::{Deadline, Moment};
 use crate::error::LossReason;
 use crate::key::LockKey;
@@ -28,7 +29,12 @@ pub(super) struct State {
     pub(super) frozen: bool,
     /// The last operation was not answered.
     pub(super) uncertain: bool,
-    pub(super) progress: Moment,
+    /// A renewal, extension or hand-over is under way: one at a time.
+    pub(super) operating: bool,
+    /// Somebody waits for the end of that.
+    pub(super) awaited: bool,
+    /// When its holder last said that it gets on, if it did since the grant.
+    pub(super) progress: Option<Box<Moment>>,
     pub(super) ended: Option<LossReason>,
     /// The entry was released, or is left to its ttl on purpose: nothing more is sent.
     pub(super) closed: bool,
@@ -39,8 +45,8 @@ pub(super) struct State {
     pub(super) alone: bool,
     /// It is on its way to the next in line: see `passing.rs`.
     pub(super) on_offer: bool,
-    /// The first spot in line, which goes on when the lease is over.
-    pub(super) spot: Option<Spot>,
+    /// The number of the first spot in line, which goes on when the lease is over; zero without one.
+    pub(super) turn: u64,
 }
 
 /// The state while it is locked. Those who wait for news are woken once it is unlocked: their wakers may ask the lease
@@ -75,14 +81,14 @@ impl<'a> Locked<'a> {
         self.news.told = true;
     }
 
-    /// Ends the lease of `key`, and tells of it. A lock that is lost is anybody's; for one that is released, the spot in
-    /// line goes on with the store's answer.
-    pub(super) fn end(&mut self, key: &'a LockKey, reason: LossReason) {
+    /// Ends `lease`, whose state this is, and tells of it. A lock that is lost is anybody's; for one that is released, the
+    /// spot in line goes on with the store's answer.
+    pub(super) fn end(&mut self, lease: &'a Lease, reason: LossReason) {
         self.ended = Some(reason);
         if !matches!(reason, LossReason::Released | LossReason::ShutDown) {
-            self.news.spot = self.state.spot.take();
+            self.news.spot = lease.take_spot(&mut self.state);
         }
-        self.news.ended = Some((key, self.granted, reason));
+        self.news.ended = Some((&lease.key, self.granted, reason));
         self.tell();
     }
 }
@@ -123,14 +129,16 @@ impl State {
             latest: asked.after(ttl),
             frozen: false,
             uncertain: false,
-            progress: granted,
+            operating: false,
+            awaited: false,
+            progress: None,
             ended: None,
             closed: false,
             closed_at: None,
             link: None,
             alone: false,
             on_offer: false,
-            spot: None,
+            turn: 0,
         }
     }
 
@@ -149,10 +157,11 @@ impl State {
     }
 
     pub(super) fn is_stuck(&self, terms: &Terms, now: Moment) -> bool {
+        let progress = self.progress.as_deref().unwrap_or(&self.granted);
         terms
             .renewal
             .progress_period()
-            .is_some_and(|period| self.progress.until(&now) > period)
+            .is_some_and(|period| progress.until(&now) > period)
     }
 }
 

@@ -50,8 +50,8 @@ impl Lease {
         age: Duration,
         now: Moment,
     ) {
-        let ttl = ttl.min(self.terms.ttl);
-        let interval = self.terms.renewal.interval(ttl).unwrap_or(Duration::MAX);
+        let ttl = ttl.min(self.terms().ttl);
+        let interval = self.terms().renewal.interval(ttl).unwrap_or(Duration::MAX);
         let share = earliest + (1.0 - earliest) * fastrand::f64();
         let due = part_of(interval, share).saturating_sub(age);
         // Early by a sixteenth is early enough to be sent together with others.
@@ -83,7 +83,7 @@ impl Lease {
             self.renewer.unlink(link);
         }
         let deadline = state
-            .remaining(&self.terms, now)
+            .remaining(&self.terms(), now)
             .saturating_sub(SIGNAL_LEAD);
         let slack = if after < deadline {
             slack
@@ -112,24 +112,24 @@ impl Lease {
         if state.ended.is_some() {
             return Turn::Over;
         }
-        let remaining = state.remaining(&self.terms, now);
-        let current = state.ttl.min(self.terms.ttl);
-        let Some(interval) = self.terms.renewal.interval(current) else {
+        let remaining = state.remaining(&self.terms(), now);
+        let current = state.ttl.min(self.terms().ttl);
+        let Some(interval) = self.terms().renewal.interval(current) else {
             return Turn::Wait(remaining);
         };
         if state.frozen {
             return Turn::Wait(remaining);
         }
-        if state.is_stuck(&self.terms, now) {
+        if state.is_stuck(&self.terms(), now) {
             return Turn::Wait(nth(interval, 4));
         }
-        let Some(operation) = Operation::try_begin(self) else {
+        let Some(operation) = Operation::begin(self, &mut state) else {
             return Turn::Wait(nth(interval, 4));
         };
-        let ttl = self.terms.ttl.max(left(state.ttl, &state.asked, &now));
+        let ttl = self.terms().ttl.max(left(state.ttl, &state.asked, &now));
         // A renewal that hangs leaves time for another before the deadline.
         let spare = nth(current.saturating_sub(interval), 2);
-        let limit = self.terms.op_timeout.min(spare);
+        let limit = self.terms().op_timeout.min(spare);
         Turn::Renew {
             operation,
             ttl,
@@ -141,11 +141,11 @@ impl Lease {
     /// Links the lease for another try at a renewal that failed, several times within what remains.
     pub(super) fn link_for_retry(self: &Arc<Self>) {
         let interval = self
-            .terms
+            .terms()
             .renewal
-            .interval(self.terms.ttl)
+            .interval(self.terms().ttl)
             .unwrap_or(Duration::MAX);
-        let least = RETRY_PAUSE.max(nth(self.terms.ttl, 100));
+        let least = RETRY_PAUSE.max(nth(self.terms().ttl, 100));
         let pause = nth(self.remaining(), 8).min(nth(interval, 4)).max(least);
         self.link(pause, Duration::ZERO);
     }

@@ -310,6 +310,16 @@ impl Spot {
         }
     }
 
+    /// The spot of that number, which a lease kept; zero is none.
+    pub(crate) fn of(store: &Arc<Store>, key: &LockKey, turn: u64) -> Option<Self> {
+        (turn != 0).then(|| Self::new(store, key, turn))
+    }
+
+    /// Its number, for a lease to keep: a lease knows the rest.
+    pub(crate) fn keep(mut self) -> u64 {
+        std::mem::take(&mut self.turn)
+    }
+
     fn take(&mut self) -> Self {
         Self::new(&self.store, &self.key, std::mem::take(&mut self.turn))
     }

@@ -7,8 +7,8 @@ mod renewal;
 mod retry;
 
 pub use guard::GuardPolicy;
+pub(crate) use options::{KeptTerms, Terms, check_ttl, validity};
 pub use options::{LockOptions, MAX_TTL, MIN_TTL};
-pub(crate) use options::{Terms, check_ttl, validity};
 pub use passing::PassingOn;
 pub use renewal::RenewalPolicy;
 pub use retry::{Delays, RetryPolicy};

@@ -234,6 +234,69 @@ pub(crate) struct Terms {
     pub(crate) passing: PassingOn,
 }
 
+/// The same in half the room, for whoever keeps many. No time in it is longer than 500 years.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct KeptTerms {
+    // In nanoseconds.
+    ttl: u64,
+    op_timeout: u64,
+    min_validity: u64,
+    /// For as long as there is: none.
+    hold_at_most: u64,
+    progress: u64,
+    within: u64,
+    per_ttl: u16,
+    at_most: u16,
+    guard: GuardPolicy,
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+impl From<Terms> for KeptTerms {
+    fn from(terms: Terms) -> Self {
+        let or_none = |time: Option<Duration>| time.map_or(u64::MAX, nanos);
+        let Terms {
+            renewal, passing, ..
+        } = terms;
+        Self {
+            ttl: nanos(terms.ttl),
+            op_timeout: nanos(terms.op_timeout),
+            min_validity: nanos(terms.min_validity),
+            hold_at_most: or_none(renewal.hold_limit()),
+            progress: or_none(renewal.progress_period()),
+            within: nanos(passing.time()),
+            // Checked: 100 at the most.
+            per_ttl: u16::try_from(renewal.renewals()).unwrap_or_default(),
+            at_most: passing.times(),
+            guard: terms.guard,
+        }
+    }
+}
+
+impl From<KeptTerms> for Terms {
+    fn from(kept: KeptTerms) -> Self {
+        let time = Duration::from_nanos;
+        let or_none = |nanos: u64| (nanos != u64::MAX).then(|| time(nanos));
+        let mut renewal = RenewalPolicy::per_ttl(kept.per_ttl.into());
+        if let Some(limit) = or_none(kept.hold_at_most) {
+            renewal = renewal.hold_at_most(limit);
+        }
+        if let Some(period) = or_none(kept.progress) {
+            renewal = renewal.while_progressing(period);
+        }
+        Self {
+            ttl: time(kept.ttl),
+            op_timeout: time(kept.op_timeout),
+            min_validity: time(kept.min_validity),
+            renewal,
+            guard: kept.guard,
+            passing: PassingOn::at_most(kept.at_most).within(time(kept.within)),
+        }
+    }
+}
+
 /// Refuses a ttl that no lease may have.
 pub(crate) fn check_ttl(what: &str, ttl: Duration) -> Result<(), LockError> {
     if (MIN_TTL..=MAX_TTL).contains(&ttl) {
@@ -257,6 +320,33 @@ mod tests {
     use super::*;
 
     const MS: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn kept_terms_are_the_same_terms() {
+        let second = Duration::from_secs(1);
+        let rare = RenewalPolicy::per_ttl(7)
+            .hold_at_most(Duration::MAX)
+            .while_progressing(3 * second);
+        for options in [
+            LockOptions::default(),
+            LockOptions::default().with_renewal(RenewalPolicy::never()),
+            LockOptions::default()
+                .with_ttl(90 * second)
+                .with_op_timeout(second)
+                .with_min_validity(2 * second)
+                .with_guard(GuardPolicy::LeaveToExpire)
+                .with_renewal(rare)
+                .with_passing_on(PassingOn::at_most(5).within(MS)),
+        ] {
+            let terms = options.terms().unwrap();
+            let again = Terms::from(KeptTerms::from(terms));
+            // Whoever may hold for 500 years may hold for ever.
+            let expected =
+                format!("{terms:?}").replace("Some(18446744073709551615.999999999s)", "None");
+            assert_eq!(format!("{again:?}"), expected);
+        }
+        assert_eq!(size_of::<KeptTerms>(), 56);
+    }
 
     #[test]
     fn a_ttl_out_of_bounds_is_invalid() {

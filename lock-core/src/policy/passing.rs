@@ -77,6 +77,11 @@ impl PassingOn {
         self.within
     }
 
+    /// How many times in a row.
+    pub(crate) fn times(&self) -> u16 {
+        self.at_most
+    }
+
     /// How many fencing tokens it takes.
     pub(crate) fn tokens(&self) -> u16 {
         if self.is_on() {

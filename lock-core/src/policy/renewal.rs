@@ -106,6 +106,11 @@ impl RenewalPolicy {
         ttl.checked_div(self.per_ttl)
     }
 
+    /// How many there are in a ttl.
+    pub(crate) fn renewals(&self) -> u32 {
+        self.per_ttl
+    }
+
     pub(crate) fn hold_limit(&self) -> Option<Duration> {
         self.hold_at_most
     }
