@@ -328,3 +328,15 @@ impl Drop for Lease {
         drop(Spot::of(&self.store, &self.key, turn));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whoever holds a hundred thousand locks has as many of them.
+    #[test]
+    #[cfg(target_pointer_width = "64")]
+    fn a_lease_is_small() {
+        assert!(size_of::<Lease>() <= 400, "{}", size_of::<Lease>());
+    }
+}

@@ -368,7 +368,7 @@ impl Shard {
         match (offer, line.queue.is_empty()) {
             (Some(_), true) => left.afterwards._gone = (self.lines.remove(key), None),
             (Some((_, now)), false) => left.afterwards.waker = line.offer_turn(number, now),
-            (None, true) => left.afterwards._gone = (None, line.queue.at_store.take()),
+            (None, true) => left.afterwards._gone = (None, line.queue.take_kept()),
             (None, false) => {}
         }
         left
@@ -439,7 +439,7 @@ impl Line {
         let rest = |run: &mut Box<Run>| run.take_rest(promise.since);
         Taken {
             turn,
-            at_store: self.queue.at_store.take(),
+            at_store: self.queue.take_kept(),
             lease,
             rest: self.run.as_mut().map_or(Duration::ZERO, rest),
             _wakers: (waiter.and_then(|waiter| waiter.waker), None),

@@ -278,7 +278,7 @@ impl Head {
         let told = shard.at(&spot.key, spot.turn).and_then(|line| {
             line.stage = Stage::Held(Arc::downgrade(lease));
             if !line.queue.is_empty() {
-                std::mem::swap(&mut line.queue.at_store, &mut at_store);
+                at_store = line.queue.keep(at_store.take());
             }
             line.told.take()
         });

@@ -6,12 +6,15 @@ use std::task::Waker;
 use super::Wants;
 use crate::acquire::AtStore;
 
-/// The waiters of one line, by rank.
+/// The waiters of one line, by rank. Most lines never have any.
 #[derive(Default)]
-pub(super) struct Queue {
+pub(super) struct Queue(Option<Box<Waiting>>);
+
+#[derive(Default)]
+struct Waiting {
     waiters: VecDeque<Waiter>,
     /// What the last head had at the store, for the next.
-    pub(super) at_store: Option<Box<AtStore>>,
+    at_store: Option<Box<AtStore>>,
 }
 
 pub(super) struct Waiter {
@@ -25,16 +28,24 @@ pub(super) struct Waiter {
 
 impl Queue {
     pub(super) fn is_empty(&self) -> bool {
-        self.waiters.is_empty()
+        self.waiters().next().is_none()
+    }
+
+    fn waiters(&self) -> impl Iterator<Item = &Waiter> {
+        self.0.iter().flat_map(|waiting| &waiting.waiters)
     }
 
     /// Keeps what a head had at the store for the next. What a holder had left for the next before is kept if it had
     /// nothing itself; what is not kept is returned.
     pub(super) fn keep(&mut self, at_store: Option<Box<AtStore>>) -> Option<Box<AtStore>> {
-        match at_store {
-            Some(at_store) => self.at_store.replace(at_store),
-            None => None,
-        }
+        let at_store = at_store?;
+        let waiting = self.0.get_or_insert_default();
+        waiting.at_store.replace(at_store)
+    }
+
+    /// What was kept for the next head.
+    pub(super) fn take_kept(&mut self) -> Option<Box<AtStore>> {
+        self.0.as_mut()?.at_store.take()
     }
 
     /// How many stand before `rank`.
@@ -44,8 +55,11 @@ impl Queue {
     }
 
     fn index(&self, rank: u64) -> Result<usize, usize> {
-        self.waiters
-            .binary_search_by_key(&rank, |waiter| waiter.rank)
+        let Some(waiting) = &self.0 else {
+            return Err(0);
+        };
+        let rank_of = |waiter: &Waiter| waiter.rank;
+        waiting.waiters.binary_search_by_key(&rank, rank_of)
     }
 
     /// Puts a waiter where its rank belongs.
@@ -57,48 +71,51 @@ impl Queue {
             sleeps: false,
             wants,
         };
-        self.waiters.insert(index, waiter);
+        let waiting = self.0.get_or_insert_default();
+        waiting.waiters.insert(index, waiter);
     }
 
     pub(super) fn remove(&mut self, rank: u64) -> Option<Waiter> {
-        self.waiters.remove(self.index(rank).ok()?)
+        let index = self.index(rank).ok()?;
+        self.0.as_mut()?.waiters.remove(index)
     }
 
     pub(super) fn find(&mut self, rank: u64) -> Option<&mut Waiter> {
         let index = self.index(rank).ok()?;
-        self.waiters.get_mut(index)
+        self.0.as_mut()?.waiters.get_mut(index)
     }
 
     /// Whose turn it is: that of the first who does not sleep, or else of the first.
     pub(super) fn first(&mut self) -> Option<&mut Waiter> {
-        let awake = self.waiters.iter().position(|waiter| !waiter.sleeps);
-        self.waiters.get_mut(awake.unwrap_or_default())
+        let awake = self.waiters().position(|waiter| !waiter.sleeps);
+        let waiting = self.0.as_mut()?;
+        waiting.waiters.get_mut(awake.unwrap_or_default())
     }
 
     /// How many who do not sleep stand before `rank`.
     pub(super) fn awake_before(&self, rank: u64) -> usize {
-        let before = self.waiters.iter().take(self.before(rank));
+        let before = self.waiters().take(self.before(rank));
         before.filter(|waiter| !waiter.sleeps).count()
     }
 
     pub(super) fn is_awake(&self, rank: u64) -> bool {
-        self.index(rank)
+        let waiter = self
+            .index(rank)
             .ok()
-            .and_then(|index| self.waiters.get(index))
-            .is_some_and(|waiter| !waiter.sleeps)
+            .and_then(|index| self.0.as_ref()?.waiters.get(index));
+        waiter.is_some_and(|waiter| !waiter.sleeps)
     }
 
     /// Whoever stands before `rank` has had its chance.
     pub(super) fn pass_over_before(&mut self, rank: u64) {
         let end = self.before(rank);
-        let passed = self.waiters.iter_mut().take(end);
-        passed.for_each(|waiter| waiter.sleeps = true);
+        let waiters = self.0.iter_mut().flat_map(|waiting| &mut waiting.waiters);
+        waiters.take(end).for_each(|waiter| waiter.sleeps = true);
     }
 
     pub(super) fn wakers(&mut self) -> impl Iterator<Item = Waker> {
-        self.waiters
-            .iter_mut()
-            .filter_map(|waiter| waiter.waker.take())
+        let waiters = self.0.iter_mut().flat_map(|waiting| &mut waiting.waiters);
+        waiters.filter_map(|waiter| waiter.waker.take())
     }
 }
 
@@ -115,7 +132,7 @@ mod tests {
     }
 
     fn ranks(queue: &Queue) -> Vec<u64> {
-        queue.waiters.iter().map(|waiter| waiter.rank).collect()
+        queue.waiters().map(|waiter| waiter.rank).collect()
     }
 
     #[test]
