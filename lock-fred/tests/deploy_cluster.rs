@@ -9,35 +9,57 @@
 
 mod common;
 
-use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use common::deploy::{Deployment, On};
+use common::deploy::{Deployment, KEEP_DATA, On, Pool};
 use common::*;
 use lock_core::{
     Attempt, BackendError, BackendErrorKind, LockBackend, LockError, LockKey, Locks, Ownership,
     Renew, RenewRequest,
 };
+use lock_testkit::Gap;
 use lock_testkit::proxy::{Action, Match, Proxy};
-use lock_testkit::server::{RedisCluster, RedisServer, Reply};
+use lock_testkit::server::{RedisCluster, RedisOptions, RedisServer, Reply};
 
-static CLUSTER: LazyLock<RedisCluster> = LazyLock::new(RedisCluster::start);
+static CLUSTERS: Pool<RedisCluster> = Pool::new(start);
 
+fn start() -> RedisCluster {
+    let options = RedisOptions::new().with_args(KEEP_DATA);
+    RedisCluster::with(&options, 3, 0)
+}
+
+/// It keeps its data.
 struct Cluster;
 
 impl Deployment for Cluster {
-    async fn client() -> Backend {
+    type Servers = RedisCluster;
+    const GAPS: &'static [Gap] = &[Gap::Order];
+
+    fn pool() -> &'static Pool<RedisCluster> {
+        &CLUSTERS
+    }
+
+    fn urls(cluster: &RedisCluster) -> Vec<String> {
         // One node is enough to find the others.
-        Backend::cluster([CLUSTER.nodes[0].url()])
+        vec![cluster.nodes[0].url()]
+    }
+
+    async fn client(urls: Vec<String>) -> Backend {
+        Backend::cluster(urls)
             .with_connect_timeout(10 * SECOND)
+            .with_survives_restart(true)
             .connect()
             .await
             .unwrap()
     }
+}
 
-    fn cli(key: &str, command: &[&str]) -> Reply {
-        CLUSTER.server_of(key).cli(command)
-    }
+async fn client() -> Backend {
+    Cluster::client(Cluster::urls(CLUSTERS.shared())).await
+}
+
+fn cli(key: &str, command: &[&str]) -> Reply {
+    CLUSTERS.shared().server_of(key).cli(command)
 }
 
 mod conformance {
@@ -46,7 +68,7 @@ mod conformance {
 
 #[tokio::test]
 async fn a_key_that_has_no_place_beside_it_is_refused_before_anything_is_written() {
-    let backend = Cluster::client().await;
+    let backend = client().await;
     for name in ["a}b", "a{}b", "a{}{b}"] {
         let (key, mine) = (key(name), owner());
         let wakeups = backend.wakeups().unwrap();
@@ -59,7 +81,7 @@ async fn a_key_that_has_no_place_beside_it_is_refused_before_anything_is_written
         for error in errors {
             assert_eq!(error.kind(), BackendErrorKind::Invalid, "{error}");
         }
-        assert_eq!(Cluster::cli(name, &["EXISTS", name]).integer(), 0);
+        assert_eq!(cli(name, &["EXISTS", name]).integer(), 0);
     }
     for name in ["a{b", "a{b}c}", "a}{b}"] {
         let (key, mine) = (key(name), owner());
@@ -70,20 +92,20 @@ async fn a_key_that_has_no_place_beside_it_is_refused_before_anything_is_written
 
 #[tokio::test]
 async fn a_node_says_whether_it_may_evict_locks() {
-    let backend = Cluster::client().await;
+    let backend = client().await;
     assert_eq!(backend.may_evict().await.unwrap(), Some(false));
 }
 
 #[tokio::test]
 async fn hundreds_of_locks_are_renewed_in_a_request_a_slot() {
-    let backend = Cluster::client().await;
+    let backend = client().await;
     let owner = owner();
     let keys: Vec<_> = (0..300).map(|n| key(&format!("many:{n}"))).collect();
     let same: Vec<_> = (0..300).map(|n| key(&format!("{{same}}:{n}"))).collect();
     for key in keys.iter().chain(&same) {
         take(&backend, key, &owner).await;
     }
-    let server = CLUSTER.server_of("{same}");
+    let server = CLUSTERS.shared().server_of("{same}");
     let before = calls(server, "evalsha");
     let renewals: Vec<_> = same
         .iter()
@@ -100,7 +122,10 @@ async fn hundreds_of_locks_are_renewed_in_a_request_a_slot() {
     let requests = calls(server, "evalsha") - before;
     assert!(requests >= 2, "{requests}");
 
-    CLUSTER.server_of("many:7").cli(&["DEL", "many:7"]);
+    CLUSTERS
+        .shared()
+        .server_of("many:7")
+        .cli(&["DEL", "many:7"]);
     let all: Vec<_> = keys.iter().chain(&same).collect();
     let renewals: Vec<_> = all
         .iter()
@@ -280,7 +305,7 @@ async fn a_node_that_is_silent_keeps_nobody_from_the_others_and_is_found_again()
 
 #[tokio::test]
 async fn a_cluster_over_resp2_serves_waiters_without_wakeups() {
-    let url = format!("{}?protocol=resp2", CLUSTER.nodes[1].url());
+    let url = format!("{}?protocol=resp2", CLUSTERS.shared().nodes[1].url());
     let backend = Backend::cluster([url]).connect().await.unwrap();
     assert!(backend.wakeups().is_none() && !backend.capabilities().wakeups);
     let (key, mine) = (LockKey::with_prefix("resp2:", "k").unwrap(), owner());
@@ -334,12 +359,12 @@ async fn what_a_user_of_a_cluster_lacks_is_named_at_the_first_use() {
     ] {
         let rights = LEAST_RIGHTS_OF_A_CLUSTER.replace(&format!("+{missing} "), "");
         assert_ne!(rights, LEAST_RIGHTS_OF_A_CLUSTER);
-        for node in &CLUSTER.nodes {
+        for node in &CLUSTERS.shared().nodes {
             // EVAL is needed where the script is not known.
             node.cli(&["SCRIPT", "FLUSH"]);
             node.add_user(&format!("lacks-{missing}"), "pw", &rights);
         }
-        let urls = CLUSTER.nodes.iter();
+        let urls = CLUSTERS.shared().nodes.iter();
         let urls = urls.map(|node| node.url_for(&format!("lacks-{missing}"), "pw"));
         let used = async {
             let backend = Backend::cluster(urls).connect().await?;
@@ -352,7 +377,8 @@ async fn what_a_user_of_a_cluster_lacks_is_named_at_the_first_use() {
         let said = error.to_string().to_lowercase();
         assert!(said.contains(missing), "{missing}: {error}");
         assert!(
-            CLUSTER
+            CLUSTERS
+                .shared()
                 .server_of("lock:k")
                 .cli(&["EXISTS", "lock:k"])
                 .integer()
@@ -363,7 +389,7 @@ async fn what_a_user_of_a_cluster_lacks_is_named_at_the_first_use() {
 
 #[tokio::test]
 async fn wrong_credentials_and_senseless_seeds_are_told_and_not_printed() {
-    let url = CLUSTER.nodes[0].url_for("nobody", "very-secret");
+    let url = CLUSTERS.shared().nodes[0].url_for("nobody", "very-secret");
     let error = Backend::cluster([url]).connect().await.unwrap_err();
     assert_eq!(error.kind(), BackendErrorKind::Permanent, "{error}");
     assert!(
@@ -549,7 +575,7 @@ fn a_backend_outlives_the_runtime_that_it_connected_on() {
     let runtime = || tokio::runtime::Runtime::new().unwrap();
     let (first, key, mine) = (runtime(), key("outlives"), owner());
     let backend = first.block_on(async {
-        let backend = Cluster::client().await;
+        let backend = client().await;
         take(&backend, &key, &mine).await;
         let wakeups = backend.wakeups().unwrap();
         drop(wakeups.subscribe(&key, None).await.unwrap());

@@ -10,10 +10,8 @@ mod common;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::LazyLock;
 
 use common::alone::{Alone, Kind};
-use common::deploy::{Deployment, On};
 use common::*;
 use lock_core::{
     AcquireRequest, Attempt, BackendErrorKind, ForceRelease, LockBackend, LockError, LockKey,
@@ -21,22 +19,15 @@ use lock_core::{
 };
 use lock_fred::FredBackend;
 use lock_testkit::Gap;
-use lock_testkit::server::{Program, RedisOptions, RedisServer, Reply};
+use lock_testkit::server::{Program, RedisOptions, RedisServer};
 
 const GAPS: &[Gap] = &[
     Gap::Fencing,
     Gap::AnyTtl,
     Gap::Order,
     Gap::SurvivesRestart,
-    Gap::Restart,
-    Gap::Stop,
-    Gap::Stall,
-    Gap::CutConnections,
-    Gap::Processes,
     Gap::ForceRelease,
 ];
-
-static SERVER: LazyLock<RedisServer> = LazyLock::new(valkey);
 
 fn valkey() -> RedisServer {
     RedisOptions::new().with_program(Program::Valkey).start()
@@ -53,13 +44,7 @@ async fn native(url: &str) -> FredBackend {
 struct Native;
 
 impl Kind for Native {
-    const GAPS: &'static [Gap] = &[
-        Gap::Fencing,
-        Gap::AnyTtl,
-        Gap::Order,
-        Gap::SurvivesRestart,
-        Gap::ForceRelease,
-    ];
+    const GAPS: &'static [Gap] = GAPS;
 
     fn is_here() -> bool {
         Program::Valkey.is_here()
@@ -78,15 +63,18 @@ mod delifeq {
     lock_testkit::conformance!(super::Alone<super::Native>);
 }
 
-/// No server with DELEX is to be had for tests: this gives Valkey that command in place of its own.
-static RENAMED: LazyLock<u16> = LazyLock::new(|| {
+/// No server with DELEX is to be had for tests: behind this port Valkey has that command in place of its own.
+fn renamed(url: &str) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
-    let server = SERVER.port();
+    let server = url.strip_prefix("redis://").unwrap().to_owned();
     std::thread::spawn(move || {
         for client in listener.incoming() {
             let client = client.unwrap();
-            let server = TcpStream::connect(("127.0.0.1", server)).unwrap();
+            let Ok(server) = TcpStream::connect(&server) else {
+                // It was stopped.
+                continue;
+            };
             let (mut replies, mut back) =
                 (server.try_clone().unwrap(), client.try_clone().unwrap());
             std::thread::spawn(move || {
@@ -97,7 +85,7 @@ static RENAMED: LazyLock<u16> = LazyLock::new(|| {
         }
     });
     port
-});
+}
 
 /// Passes requests on, until one of the two ends is gone.
 fn rename(client: TcpStream, mut server: TcpStream) {
@@ -152,53 +140,62 @@ fn request(reader: &mut BufReader<TcpStream>) -> Option<Vec<Vec<u8>>> {
 
 struct Renamed;
 
-impl Deployment for Renamed {
+impl Kind for Renamed {
     const GAPS: &'static [Gap] = GAPS;
 
     fn is_here() -> bool {
         Program::Valkey.is_here()
     }
 
-    async fn client() -> FredBackend {
-        native(&format!("redis://127.0.0.1:{}", *RENAMED)).await
+    fn options() -> RedisOptions {
+        RedisOptions::new().with_program(Program::Valkey)
     }
 
-    fn cli(_: &str, command: &[&str]) -> Reply {
-        SERVER.cli(command)
+    async fn client(url: &str) -> FredBackend {
+        native(&format!("redis://127.0.0.1:{}", renamed(url))).await
     }
 }
 
 mod delex {
-    lock_testkit::conformance!(super::On<super::Renamed>);
+    lock_testkit::conformance!(super::Alone<super::Renamed>);
 }
 
 #[cfg(feature = "cluster")]
 mod on_a_cluster {
+
+    use common::deploy::{Deployment, On, Pool};
     use lock_core::{Released, RenewRequest};
     use lock_testkit::server::RedisCluster;
 
     use super::*;
 
-    static CLUSTER: LazyLock<RedisCluster> = LazyLock::new(|| {
+    static CLUSTERS: Pool<RedisCluster> = Pool::new(start);
+
+    fn start() -> RedisCluster {
         RedisCluster::with(&RedisOptions::new().with_program(Program::Valkey), 3, 0)
-    });
+    }
 
     struct Cluster;
 
     impl Deployment for Cluster {
+        type Servers = RedisCluster;
         const GAPS: &'static [Gap] = GAPS;
 
         fn is_here() -> bool {
             Program::Valkey.is_here()
         }
 
-        async fn client() -> FredBackend {
-            let builder = FredBackend::cluster(CLUSTER.urls()).with_native_commands();
-            builder.connect().await.unwrap()
+        fn pool() -> &'static Pool<RedisCluster> {
+            &CLUSTERS
         }
 
-        fn cli(key: &str, command: &[&str]) -> Reply {
-            CLUSTER.server_of(key).cli(command)
+        fn urls(cluster: &RedisCluster) -> Vec<String> {
+            cluster.urls()
+        }
+
+        async fn client(urls: Vec<String>) -> FredBackend {
+            let builder = FredBackend::cluster(urls).with_native_commands();
+            builder.connect().await.unwrap()
         }
     }
 
@@ -256,6 +253,33 @@ mod on_a_cluster {
         for key in &keys[10..] {
             assert_eq!(backend.release(key, &mine).await.unwrap(), Ownership::Held);
         }
+    }
+
+    /// Who has the slot yet, and the subscriptions, is not who has the key already.
+    #[tokio::test]
+    async fn waiters_are_woken_behind_a_release_that_is_led_elsewhere() {
+        if !Program::Valkey.is_here() {
+            return;
+        }
+        let cluster = start();
+        let builder = FredBackend::cluster(cluster.urls()).with_native_commands();
+        let backend = builder.connect().await.unwrap();
+        let (key, mine) = (key("k"), owner());
+        taken(&backend, &key, &mine).await;
+        let wakeups = backend.wakeups().unwrap();
+        let mut wakeup = wakeups.subscribe(&key, None).await.unwrap();
+        let slot = cluster.slot_of("k");
+        let to = (cluster.master_of(slot) + 1) % 3;
+        cluster.begin_move(slot, to);
+        assert_eq!(cluster.move_keys(slot, to, 100), 1);
+        // Whoever wakes before that is over wakes in vain.
+        cluster.nodes[to].cli(&["CLIENT", "PAUSE", "1000", "ALL"]);
+        let release = backend.release(&key, &mine);
+        let early = tokio::time::timeout(SECOND / 2, wakeup.notified());
+        let (released, _) = tokio::join!(release, early);
+        assert_eq!(released.unwrap(), Ownership::Held);
+        soon("a wake-up behind the release", wakeup.notified()).await;
+        cluster.end_move(slot, to);
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -429,7 +453,8 @@ async fn another_kind_of_server_behind_the_address_is_asked_anew() {
         return;
     }
     // One backend, whose connections lead to a server with one name of the command, and then to one with the other.
-    let (port, other) = (*RENAMED, SERVER.port());
+    let server = valkey();
+    let (port, other) = (renamed(&server.url()), server.port());
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("redis://{}", listener.local_addr().unwrap());
     let (cut, cuts) = std::sync::mpsc::channel::<()>();

@@ -8,27 +8,46 @@
 
 mod common;
 
-use std::sync::LazyLock;
-
-use common::deploy::{Deployment, On};
+use common::deploy::{Deployment, KEEP_DATA, On, Pool};
 use common::*;
 use lock_core::{BackendErrorKind, LockBackend, LockKey, Ownership, Renew};
-use lock_testkit::server::{RedisSentinel, RedisServer, Reply};
+use lock_testkit::Gap;
+use lock_testkit::server::{RedisOptions, RedisSentinel, RedisServer, Reply};
 
-static SENTINEL: LazyLock<RedisSentinel> = LazyLock::new(RedisSentinel::start);
+static SENTINELS: Pool<RedisSentinel> = Pool::new(start);
 
+fn start() -> RedisSentinel {
+    let options = RedisOptions::new().with_args(KEEP_DATA);
+    let sentinel = RedisSentinel::with(&options);
+    for one in &sentinel.sentinels {
+        // Longer than any case.
+        let down_after = ["down-after-milliseconds", "600000"];
+        let set = ["SENTINEL", "SET", RedisSentinel::NAME];
+        let set = one.cli(&[&set[..], &down_after].concat());
+        assert_eq!(set, Reply::Status("OK".to_owned()));
+    }
+    sentinel
+}
+
+/// They keep their data, and nobody takes over.
 struct Sentinel;
 
 impl Deployment for Sentinel {
-    async fn client() -> Backend {
-        Backend::sentinel(SENTINEL.urls(), RedisSentinel::NAME)
-            .connect()
-            .await
-            .unwrap()
+    type Servers = RedisSentinel;
+    const GAPS: &'static [Gap] = &[Gap::Order];
+
+    fn pool() -> &'static Pool<RedisSentinel> {
+        &SENTINELS
     }
 
-    fn cli(_: &str, command: &[&str]) -> Reply {
-        SENTINEL.primary().cli(command)
+    fn urls(sentinel: &RedisSentinel) -> Vec<String> {
+        sentinel.urls()
+    }
+
+    async fn client(urls: Vec<String>) -> Backend {
+        let builder = Backend::sentinel(urls, RedisSentinel::NAME);
+        let builder = builder.with_survives_restart(true);
+        builder.connect().await.unwrap()
     }
 }
 
@@ -122,7 +141,7 @@ async fn sentinels_that_are_down_or_silent_keep_nobody_from_the_primary() {
 
 #[tokio::test]
 async fn what_is_wrong_is_told_and_no_password_with_it() {
-    let sentinel = &SENTINEL;
+    let sentinel = SENTINELS.shared();
     let error = Backend::sentinel(sentinel.urls(), "somebody-else")
         .connect()
         .await
@@ -164,10 +183,10 @@ async fn what_is_wrong_is_told_and_no_password_with_it() {
 
 #[tokio::test]
 async fn a_user_and_a_database_of_the_primary_are_used() {
-    let primary = SENTINEL.primary();
+    let primary = SENTINELS.shared().primary();
     primary.add_user("sentinel-user", "pw", "~lock:* &lock:* +@all -role");
     let url = format!("redis://sentinel-user:pw@{}/3", RedisSentinel::NAME);
-    let backend = Backend::sentinel(SENTINEL.urls(), url)
+    let backend = Backend::sentinel(SENTINELS.shared().urls(), url)
         .connect()
         .await
         .unwrap();

@@ -12,21 +12,22 @@ mod common;
 
 use std::sync::LazyLock;
 
-use common::deploy::{Deployment, On};
+use common::deploy::{Deployment, On, Pool};
 use common::*;
 use lock_core::{BackendErrorKind, LockBackend, Ownership, Renew};
-use lock_testkit::server::{Authority, RedisCluster, RedisOptions, RedisSentinel, Reply};
+use lock_testkit::server::{Authority, RedisCluster, RedisOptions, RedisSentinel, RedisServer};
 
 static AUTHORITY: LazyLock<Authority> = LazyLock::new(Authority::new);
 
-static CLUSTER: LazyLock<RedisCluster> = LazyLock::new(|| {
-    let cluster = RedisCluster::with(&options(), 3, 0);
-    for node in &cluster.nodes {
-        let rights = format!("{LEAST_RIGHTS_OF_A_CLUSTER} {RIGHTS_TO_ASK}");
-        node.add_user("locks", "pw", &rights);
-    }
-    cluster
-});
+static CLUSTERS: Pool<RedisCluster> = Pool::new(start);
+
+fn start() -> RedisCluster {
+    // In its configuration, so that the user is there from the first connection on, also after a restart.
+    let options = options().with_args(["--user", "locks", "on", ">pw"]);
+    let rights = format!("{LEAST_RIGHTS_OF_A_CLUSTER} {RIGHTS_TO_ASK}");
+    let options = options.with_args(rights.split_whitespace());
+    RedisCluster::with(&options, 3, 0)
+}
 
 fn options() -> RedisOptions {
     RedisOptions::new().with_tls(AUTHORITY.localhost())
@@ -35,7 +36,7 @@ fn options() -> RedisOptions {
 async fn connect(cluster: &RedisCluster) -> Backend {
     choose_provider();
     let builder = Backend::cluster([cluster.nodes[0].url()]);
-    let builder = builder.with_certificates(trusting(&AUTHORITY));
+    let builder = builder.with_certificates(trusting(&AUTHORITY.certificate()));
     let builder = builder.with_connect_timeout(10 * SECOND);
     builder.connect().await.unwrap()
 }
@@ -43,22 +44,29 @@ async fn connect(cluster: &RedisCluster) -> Backend {
 struct Cluster;
 
 impl Deployment for Cluster {
+    type Servers = RedisCluster;
     const PREFIX: &'static str = "lock:";
 
-    async fn client() -> Backend {
+    fn pool() -> &'static Pool<RedisCluster> {
+        &CLUSTERS
+    }
+
+    fn urls(cluster: &RedisCluster) -> Vec<String> {
+        // And whom to trust, which another process does not know.
+        let node = cluster.nodes[0].url_for("locks", "pw");
+        vec![node, AUTHORITY.certificate()]
+    }
+
+    async fn client(urls: Vec<String>) -> Backend {
         choose_provider();
-        // Of all that was done until now nothing was refused.
-        for node in &CLUSTER.nodes {
-            assert_eq!(all_refusals(node), Vec::<String>::new());
-        }
-        let builder = Backend::cluster([CLUSTER.nodes[0].url_for("locks", "pw")]);
-        let builder = builder.with_certificates(trusting(&AUTHORITY));
+        let builder = Backend::cluster([&urls[0]]);
+        let builder = builder.with_certificates(trusting(&urls[1]));
         let builder = builder.with_connect_timeout(10 * SECOND);
         builder.connect().await.unwrap()
     }
 
-    fn cli(key: &str, command: &[&str]) -> Reply {
-        CLUSTER.server_of(key).cli(command)
+    fn check(server: &RedisServer) {
+        assert_eq!(all_refusals(server), Vec::<String>::new());
     }
 }
 
@@ -136,7 +144,7 @@ async fn the_new_primary_behind_sentinel_is_found_after_the_old_one_was_killed()
     );
     let primary = format!("rediss://{}", RedisSentinel::NAME);
     let builder = Backend::sentinel(sentinel.urls(), &primary);
-    let builder = builder.with_certificates(trusting(&AUTHORITY));
+    let builder = builder.with_certificates(trusting(&AUTHORITY.certificate()));
     let backend = builder.connect().await.unwrap();
     let (key, mine) = (key("k"), owner());
     let first = take(&backend, &key, &mine).await;
@@ -180,8 +188,10 @@ async fn held_again(backend: &Backend, key: &lock_core::LockKey, mine: &lock_cor
 async fn nodes_that_are_not_who_they_say_are_refused() {
     choose_provider();
     let stranger = Authority::new();
-    let builder = Backend::cluster([CLUSTER.nodes[0].url()]);
-    let connecting = builder.with_certificates(trusting(&stranger)).connect();
+    let builder = Backend::cluster([CLUSTERS.shared().nodes[0].url()]);
+    let connecting = builder
+        .with_certificates(trusting(&stranger.certificate()))
+        .connect();
     let error = soon("a refusal", connecting).await.unwrap_err();
     assert!(error.to_string().contains("certificate"), "{error}");
 
@@ -191,7 +201,7 @@ async fn nodes_that_are_not_who_they_say_are_refused() {
         let builder = Backend::sentinel(sentinel.urls(), &primary);
         let mut builder = builder.with_connect_timeout(3 * SECOND);
         if let Some(authority) = authority {
-            builder = builder.with_certificates(trusting(authority));
+            builder = builder.with_certificates(trusting(&authority.certificate()));
         }
         let error = soon("a refusal", builder.connect()).await.unwrap_err();
         assert!(error.to_string().contains("certificate"), "{error}");
@@ -200,7 +210,9 @@ async fn nodes_that_are_not_who_they_say_are_refused() {
     let elsewhere = RedisOptions::new().with_tls(AUTHORITY.elsewhere());
     let cluster = RedisCluster::with(&elsewhere, 3, 0);
     let builder = Backend::cluster([cluster.nodes[0].url()]);
-    let connecting = builder.with_certificates(trusting(&AUTHORITY)).connect();
+    let connecting = builder
+        .with_certificates(trusting(&AUTHORITY.certificate()))
+        .connect();
     let error = soon("a refusal", connecting).await.unwrap_err();
     assert!(error.to_string().contains("not valid for name"), "{error}");
 }

@@ -34,30 +34,37 @@ mod one_server {
 
 #[cfg(feature = "cluster")]
 mod cluster {
-    use std::sync::LazyLock;
 
-    use lock_testkit::server::{RedisCluster, Reply};
+    use lock_testkit::server::RedisCluster;
 
-    use super::common::deploy::{Deployment, On};
+    use super::common::deploy::{Deployment, On, Pool};
     use super::*;
 
-    static CLUSTER: LazyLock<RedisCluster> = LazyLock::new(|| {
+    static CLUSTERS: Pool<RedisCluster> = Pool::new(start);
+
+    fn start() -> RedisCluster {
         RedisCluster::with(&RedisOptions::new().with_program(Program::Valkey), 3, 0)
-    });
+    }
 
     struct ValkeyCluster;
 
     impl Deployment for ValkeyCluster {
+        type Servers = RedisCluster;
+
         fn is_here() -> bool {
             Program::Valkey.is_here()
         }
 
-        async fn client() -> Backend {
-            Backend::cluster(CLUSTER.urls()).connect().await.unwrap()
+        fn pool() -> &'static Pool<RedisCluster> {
+            &CLUSTERS
         }
 
-        fn cli(key: &str, command: &[&str]) -> Reply {
-            CLUSTER.server_of(key).cli(command)
+        fn urls(cluster: &RedisCluster) -> Vec<String> {
+            cluster.urls()
+        }
+
+        async fn client(urls: Vec<String>) -> Backend {
+            Backend::cluster(urls).connect().await.unwrap()
         }
     }
 

@@ -8,31 +8,50 @@
 
 mod common;
 
-use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use common::deploy::{Deployment, On};
+use common::deploy::{Deployment, KEEP_DATA, On, Pool};
 use common::*;
 use lock_core::{BackendErrorKind, LockBackend, LockKey, Ownership, Renew};
-use lock_testkit::server::{RedisReplicas, Reply};
+use lock_redis::RedisBackendBuilder;
+use lock_testkit::Gap;
+use lock_testkit::server::{RedisOptions, RedisReplicas};
 
-static PAIR: LazyLock<RedisReplicas> = LazyLock::new(|| RedisReplicas::start(1));
+static PAIRS: Pool<RedisReplicas> = Pool::new(start);
 
-async fn careful(pair: &RedisReplicas, least: u16) -> Backend {
-    // On a loaded machine an answer takes its time: replicas have three seconds (a tenth of the ttl), and we more.
-    let builder = Backend::builder(pair.primary.url()).with_response_timeout(20 * SECOND);
-    builder.with_replicas(least).connect().await.unwrap()
+fn start() -> RedisReplicas {
+    let options = RedisOptions::new().with_args(KEEP_DATA);
+    RedisReplicas::with(&options, 1)
 }
 
+fn builder(url: &str, least: u16) -> RedisBackendBuilder {
+    // On a loaded machine an answer takes its time: replicas have three seconds (a tenth of the ttl), and we more.
+    let builder = Backend::builder(url).with_response_timeout(20 * SECOND);
+    builder.with_replicas(least)
+}
+
+async fn careful(pair: &RedisReplicas, least: u16) -> Backend {
+    builder(&pair.primary.url(), least).connect().await.unwrap()
+}
+
+/// They keep their data.
 struct Replicated;
 
 impl Deployment for Replicated {
-    async fn client() -> Backend {
-        careful(&PAIR, 1).await
+    type Servers = RedisReplicas;
+    const GAPS: &'static [Gap] = &[Gap::Order];
+
+    fn pool() -> &'static Pool<RedisReplicas> {
+        &PAIRS
     }
 
-    fn cli(_: &str, command: &[&str]) -> Reply {
-        PAIR.primary.cli(command)
+    fn urls(pair: &RedisReplicas) -> Vec<String> {
+        vec![pair.primary.url()]
+    }
+
+    async fn client(urls: Vec<String>) -> Backend {
+        let builder = builder(&urls[0], 1).with_survives_restart(true);
+        builder.connect().await.unwrap()
     }
 }
 
@@ -114,11 +133,13 @@ async fn more_replicas_than_there_are_never_have_it() {
 #[tokio::test]
 async fn the_right_to_wait_is_missed_by_name_at_the_first_use() {
     let rules = "resetchannels ~lock:* &lock:* +evalsha +eval +set +get +getrange +type +del +pexpire +pttl +time";
-    PAIR.primary.add_user("hasty", "pw", rules);
-    PAIR.primary
+    PAIRS.shared().primary.add_user("hasty", "pw", rules);
+    PAIRS
+        .shared()
+        .primary
         .add_user("careful", "pw", &format!("{rules} +wait"));
     let connect = async |user| {
-        let url = PAIR.primary.url_for(user, "pw");
+        let url = PAIRS.shared().primary.url_for(user, "pw");
         Backend::builder(url)
             .with_replicas(1)
             .with_response_timeout(20 * SECOND)
@@ -132,7 +153,7 @@ async fn the_right_to_wait_is_missed_by_name_at_the_first_use() {
         .unwrap_err();
     assert_eq!(error.kind(), BackendErrorKind::Permanent, "{error}");
     assert!(error.to_string().contains("'wait'"), "{error}");
-    assert!(!exists(&PAIR.primary, "lock:acl"));
+    assert!(!exists(&PAIRS.shared().primary, "lock:acl"));
     take(&connect("careful").await, &key, &mine).await;
 }
 

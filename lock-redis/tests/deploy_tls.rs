@@ -14,7 +14,6 @@ use std::sync::LazyLock;
 use common::alone::{Alone, Kind};
 use common::*;
 use lock_core::BackendErrorKind;
-use lock_testkit::Gap;
 use lock_testkit::server::{Authority, Identity, RedisOptions, RedisServer};
 
 static AUTHORITY: LazyLock<Authority> = LazyLock::new(Authority::new);
@@ -26,16 +25,19 @@ fn options(identity: Identity) -> RedisOptions {
 struct Tls;
 
 impl Kind for Tls {
-    // The authority is known in this process alone.
-    const GAPS: &'static [Gap] = &[Gap::Order, Gap::SurvivesRestart, Gap::Processes];
-
     fn options() -> RedisOptions {
         options(AUTHORITY.localhost())
     }
 
-    async fn client(url: &str) -> Backend {
+    fn address(url: String) -> String {
+        // And whom to trust, which another process does not know.
+        format!("{url} {}", AUTHORITY.certificate())
+    }
+
+    async fn client(address: &str) -> Backend {
         choose_provider();
-        let builder = Backend::builder(url).with_certificates(trusting(&AUTHORITY));
+        let (url, authority) = address.split_once(' ').unwrap();
+        let builder = Backend::builder(url).with_certificates(trusting(authority));
         // Handshakes of many tests at once.
         let builder = builder.with_connect_timeout(10 * SECOND);
         builder.connect().await.unwrap()
@@ -56,7 +58,8 @@ async fn a_server_that_is_not_who_it_says_is_refused() {
         (AUTHORITY.localhost(), &stranger, "invalid peer certificate"),
     ] {
         let server = options(identity).start();
-        let builder = Backend::builder(server.url()).with_certificates(trusting(authority));
+        let builder =
+            Backend::builder(server.url()).with_certificates(trusting(&authority.certificate()));
         let error = builder.connect().await.unwrap_err();
         assert_eq!(error.kind(), BackendErrorKind::Permanent, "{error}");
         assert!(error.to_string().contains(reason), "{reason}: {error}");
@@ -78,14 +81,15 @@ async fn plain_text_to_a_tls_port_and_tls_to_a_plain_port_are_refused() {
 
     let server = RedisServer::start();
     let url = format!("rediss://localhost:{}", server.port());
-    let builder = Backend::builder(url).with_certificates(trusting(&AUTHORITY));
+    let builder = Backend::builder(url).with_certificates(trusting(&AUTHORITY.certificate()));
     let error = soon("a refusal", builder.connect()).await.unwrap_err();
     assert_eq!(error.kind(), BackendErrorKind::Transient, "{error}");
 }
 
 #[tokio::test]
 async fn certificates_for_a_plain_url_are_a_mistake_that_is_told() {
-    let builder = Backend::builder("redis://127.0.0.1").with_certificates(trusting(&AUTHORITY));
+    let builder =
+        Backend::builder("redis://127.0.0.1").with_certificates(trusting(&AUTHORITY.certificate()));
     let error = builder.connect().await.unwrap_err();
     assert_eq!(error.kind(), BackendErrorKind::Invalid, "{error}");
     assert!(error.to_string().contains("rediss://"), "{error}");
@@ -101,7 +105,7 @@ async fn who_shows_no_certificate_is_not_let_in_where_one_is_wanted() {
     let backend = builder.clone().with_certificates(ours).connect().await;
     round_trip(&backend.unwrap()).await;
     let strangers = showing(&Authority::new().localhost(), &AUTHORITY);
-    for certificates in [trusting(&AUTHORITY), strangers] {
+    for certificates in [trusting(&AUTHORITY.certificate()), strangers] {
         let connecting = builder.clone().with_certificates(certificates).connect();
         soon("a refusal", connecting).await.unwrap_err();
     }

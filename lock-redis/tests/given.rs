@@ -3,9 +3,14 @@
 
 mod common;
 
+use std::time::Duration;
+
+use common::alone::{Alone, Kind};
 use common::*;
 use lock_core::{LockBackend, Locks, Released};
-use lock_redis::redis::Client;
+use lock_redis::redis::aio::ConnectionManagerConfig;
+use lock_redis::redis::{AsyncConnectionConfig, Client};
+use lock_testkit::Gap;
 use lock_testkit::server::RedisServer;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
@@ -76,6 +81,54 @@ async fn a_client_made_elsewhere_brings_its_own_certificates() {
     choose_provider();
     let authority = Authority::new();
     let server = RedisOptions::new().with_tls(authority.localhost()).start();
-    let client = Client::build_with_tls(server.url(), trusting(&authority)).unwrap();
+    let client = Client::build_with_tls(server.url(), trusting(&authority.certificate())).unwrap();
     round_trip(&Backend::from_client(client)).await;
+}
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+struct Managed;
+
+impl Kind for Managed {
+    const GAPS: &'static [Gap] = &[Gap::Order, Gap::SurvivesRestart, Gap::Wakeups];
+
+    async fn client(url: &str) -> Backend {
+        // The client's own are for machines that are not loaded.
+        let config = ConnectionManagerConfig::new()
+            .set_connection_timeout(Some(PATIENCE))
+            .set_response_timeout(Some(PATIENCE));
+        let client = Client::open(url).unwrap();
+        let manager = client.get_connection_manager_with_config(config);
+        Backend::from_manager(manager.await.unwrap())
+    }
+}
+
+mod a_manager {
+    lock_testkit::conformance!(super::Alone<super::Managed>);
+}
+
+struct Multiplexed;
+
+impl Kind for Multiplexed {
+    // A connection that is gone is gone: whoever made it may make another.
+    const GAPS: &'static [Gap] = &[
+        Gap::Order,
+        Gap::SurvivesRestart,
+        Gap::Wakeups,
+        Gap::Restart,
+        Gap::CutConnections,
+    ];
+
+    async fn client(url: &str) -> Backend {
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(PATIENCE))
+            .set_response_timeout(Some(PATIENCE));
+        let client = Client::open(url).unwrap();
+        let connection = client.get_multiplexed_async_connection_with_config(&config);
+        Backend::from_connection(connection.await.unwrap())
+    }
+}
+
+mod a_multiplexed_connection {
+    lock_testkit::conformance!(super::Alone<super::Multiplexed>);
 }

@@ -90,6 +90,13 @@ pub trait Fixture: Sized + Send + Sync + 'static {
     /// Starts the store, or connects to it. Panics if it cannot: in CI nothing is skipped for want of a server.
     fn start() -> impl Future<Output = Self> + Send;
 
+    /// As [`start`](Self::start), for one case. Default: as for all others. Where a store takes long to start, cases can share
+    /// it, but for [those that disturb it](Case::disturbs).
+    fn start_for(case: &Case) -> impl Future<Output = Self> + Send {
+        let _ = case;
+        Self::start()
+    }
+
     /// A fresh client of the store, with a connection of its own where there are connections.
     fn client(&self) -> impl Future<Output = Self::Backend> + Send;
 
@@ -184,7 +191,7 @@ pub fn run_case<F: Fixture, Fut: Future<Output = ()>>(case: Case, body: impl FnO
     runtime.block_on(async {
         let run = async {
             let fixture = match Told::here() {
-                None => F::start().await,
+                None => F::start_for(&case).await,
                 Some(told) => F::join(told.address())
                     .await
                     .unwrap_or_else(|| panic!("{}", Gap::Processes.advice())),

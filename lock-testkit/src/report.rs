@@ -37,6 +37,13 @@ impl Case {
         let is_lacking = |need: &Gap| F::GAPS.contains(need);
         self.needs.iter().copied().filter(is_lacking).collect()
     }
+
+    /// Whether it stops, restarts or stalls the store or cuts its connections, which others who use the same store would notice.
+    #[must_use]
+    pub fn disturbs(&self) -> bool {
+        let disturbs = [Gap::Restart, Gap::Stop, Gap::Stall, Gap::CutConnections];
+        self.needs.iter().any(|need| disturbs.contains(need))
+    }
 }
 
 impl fmt::Display for Case {

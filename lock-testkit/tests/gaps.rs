@@ -74,6 +74,30 @@ mod away {
     lock_testkit::conformance!(super::Away);
 }
 
+/// A store that takes long to start: cases share one, but for those that have it to themselves.
+struct Dear {
+    own: bool,
+}
+
+impl Fixture for Dear {
+    type Backend = Scripted;
+    const PAUSED: bool = true;
+
+    async fn start() -> Self {
+        Self { own: false }
+    }
+
+    async fn start_for(case: &Case) -> Self {
+        Self {
+            own: case.disturbs(),
+        }
+    }
+
+    async fn client(&self) -> Scripted {
+        Scripted::honest()
+    }
+}
+
 fn case(name: &str) -> Case {
     *CASES.iter().find(|case| case.name == name).unwrap()
 }
@@ -197,4 +221,24 @@ async fn a_case_is_a_function_that_can_be_awaited() {
 #[should_panic(expected = "a store that declares fencing gives tokens")]
 async fn a_case_that_is_awaited_where_it_lacks_something_says_so() {
     cases::fencing::tokens_fit_into_53_bits(Least::<true>::start().await).await;
+}
+
+#[test]
+fn a_case_that_disturbs_others_can_have_a_store_to_itself() {
+    for case in CASES {
+        let is_told = |fixture: Dear| async move { assert_eq!(fixture.own, case.disturbs()) };
+        if case.needs.is_empty() {
+            run_case(*case, is_told);
+        }
+        let outages = ["outages", "errors::a_store_that_is_down"];
+        let named = case.to_string();
+        let expected = outages.iter().any(|outage| named.starts_with(outage));
+        assert_eq!(case.disturbs(), expected, "{case}");
+    }
+    run_case(
+        case("a_waiter_outlives_cut_connections"),
+        |fixture: Dear| async move {
+            assert!(fixture.own);
+        },
+    );
 }

@@ -24,15 +24,19 @@ pub trait Kind: Send + Sync + 'static {
         RedisOptions::new()
     }
 
-    /// A client of the server whose URL, as its only or its first user, is `url`.
-    fn client(url: &str) -> impl Future<Output = Backend> + Send;
+    /// What a client must know of the server whose URL, as its only or its first user, is `url`; in this process or in another.
+    fn address(url: String) -> String {
+        url
+    }
+
+    fn client(address: &str) -> impl Future<Output = Backend> + Send;
 }
 
 /// One starts in 20 ms, and is stopped when the case ends, however it ends.
 pub struct Alone<K: Kind> {
     /// None if the case stopped it, or it is another process's.
     server: Mutex<Option<RedisServer>>,
-    url: String,
+    address: String,
     kind: PhantomData<K>,
 }
 
@@ -58,14 +62,14 @@ impl<K: Kind> Fixture for Alone<K> {
     async fn start() -> Self {
         let server = K::options().start();
         Self {
-            url: server.url(),
+            address: K::address(server.url()),
             server: Mutex::new(Some(server)),
             kind: PhantomData,
         }
     }
 
     async fn client(&self) -> Backend {
-        K::client(&self.url).await
+        K::client(&self.address).await
     }
 
     fn prefix(&self) -> &str {
@@ -88,6 +92,9 @@ impl<K: Kind> Fixture for Alone<K> {
     }
 
     async fn restart(&self) -> bool {
+        if K::GAPS.contains(&Gap::Restart) {
+            return false;
+        }
         self.with(if K::GAPS.contains(&Gap::SurvivesRestart) {
             RedisServer::restart_empty
         } else {
@@ -113,6 +120,9 @@ impl<K: Kind> Fixture for Alone<K> {
     }
 
     async fn cut_connections(&self) -> bool {
+        if K::GAPS.contains(&Gap::CutConnections) {
+            return false;
+        }
         for kind in ["normal", "pubsub"] {
             self.with(|server| server.cli(&["CLIENT", "KILL", "TYPE", kind]));
         }
@@ -127,14 +137,13 @@ impl<K: Kind> Fixture for Alone<K> {
     }
 
     fn address(&self) -> Option<String> {
-        let is_public = !K::GAPS.contains(&Gap::Processes);
-        is_public.then(|| self.url.clone())
+        Some(self.address.clone())
     }
 
-    async fn join(url: String) -> Option<Self> {
+    async fn join(address: String) -> Option<Self> {
         Some(Self {
             server: Mutex::new(None),
-            url,
+            address,
             kind: PhantomData,
         })
     }
@@ -147,11 +156,16 @@ impl<K: Kind> Drop for Alone<K> {
         let Some(server) = server.as_ref().filter(|_| !thread::panicking()) else {
             return;
         };
-        for (key, left) in strings(server) {
-            // 0: it ends now. -2: it has ended since it was listed.
-            assert_ne!(left, -1, "{key:?} has no end");
-        }
+        assert_all_end(server);
         assert_eq!(refusals(server), Vec::<String>::new());
+    }
+}
+
+/// Whatever a backend wrote there has an end.
+pub fn assert_all_end(server: &RedisServer) {
+    for (key, left) in strings(server) {
+        // 0: it ends now. -2: it has ended since it was listed.
+        assert_ne!(left, -1, "{key:?} has no end");
     }
 }
 

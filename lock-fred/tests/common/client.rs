@@ -20,11 +20,9 @@ pub const RIGHTS_TO_ASK: &str = "+client|id +info";
 #[cfg(feature = "tls")]
 pub const fn choose_provider() {}
 
-/// For `with_certificates`.
+/// For `with_certificates`: whoever this certificate vouches for.
 #[cfg(feature = "tls")]
-pub fn trusting(
-    authority: &lock_testkit::server::Authority,
-) -> lock_fred::fred::types::config::TlsConnector {
+pub fn trusting(authority: &str) -> lock_fred::fred::types::config::TlsConnector {
     let builder = ClientConfig::builder().with_root_certificates(authorities(authority));
     builder.with_no_client_auth().into()
 }
@@ -37,15 +35,16 @@ pub fn showing(
 ) -> lock_fred::fred::types::config::TlsConnector {
     let certificate = CertificateDer::from_pem_slice(identity.certificate().as_bytes()).unwrap();
     let key = PrivateKeyDer::from_pem_slice(identity.key().as_bytes()).unwrap();
-    let builder = ClientConfig::builder().with_root_certificates(authorities(authority));
+    let authorities = authorities(&authority.certificate());
+    let builder = ClientConfig::builder().with_root_certificates(authorities);
     let config = builder.with_client_auth_cert(vec![certificate], key);
     config.unwrap().into()
 }
 
 #[cfg(feature = "tls")]
-fn authorities(authority: &lock_testkit::server::Authority) -> RootCertStore {
+fn authorities(authority: &str) -> RootCertStore {
     let mut authorities = RootCertStore::empty();
-    let certificate = CertificateDer::from_pem_slice(authority.certificate().as_bytes());
+    let certificate = CertificateDer::from_pem_slice(authority.as_bytes());
     authorities.add(certificate.unwrap()).unwrap();
     authorities
 }

@@ -18,12 +18,12 @@ pub fn choose_provider() {
     });
 }
 
-/// For `with_certificates`.
+/// For `with_certificates`: whoever this certificate vouches for.
 #[cfg(feature = "tls")]
-pub fn trusting(authority: &lock_testkit::server::Authority) -> lock_redis::redis::TlsCertificates {
+pub fn trusting(authority: &str) -> lock_redis::redis::TlsCertificates {
     lock_redis::redis::TlsCertificates {
         client_tls: None,
-        root_cert: Some(authority.certificate().into_bytes()),
+        root_cert: Some(authority.into()),
     }
 }
 
@@ -39,6 +39,6 @@ pub fn showing(
     };
     lock_redis::redis::TlsCertificates {
         client_tls: Some(client_tls),
-        ..trusting(authority)
+        ..trusting(&authority.certificate())
     }
 }

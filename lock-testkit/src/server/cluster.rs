@@ -99,18 +99,30 @@ impl RedisCluster {
             let master = &self.ids[index % masters];
             ok(&replica.cli(&["CLUSTER", "REPLICATE", master]));
         }
-        super::eventually("the cluster is up, and its replicas linked", || {
-            let up = |node: &RedisServer| {
-                let info = node.cli(&["CLUSTER", "INFO"]).text();
-                info.contains("cluster_state:ok")
-                    && lines(node).iter().filter(|line| line.flag("slave")).count()
-                        == self.nodes.len() - masters
-            };
+        self.wait_until_up();
+        super::eventually("all nodes know the replicas, which are linked", || {
+            let known =
+                |node: &RedisServer| lines(node).iter().filter(|line| line.flag("slave")).count();
             let (masters, replicas) = self.nodes.split_at(masters);
             let counted: usize = masters.iter().map(RedisServer::replicas).sum();
-            self.nodes.iter().all(up)
+            self.nodes.iter().all(|node| known(node) == replicas.len())
                 && replicas.iter().all(RedisServer::is_linked)
                 && counted == replicas.len()
+        });
+    }
+
+    /// Waits until the cluster is up, as all nodes see it. One that was started again takes two seconds to say so.
+    ///
+    /// # Panics
+    ///
+    /// If a node was stopped, or it takes a minute.
+    pub fn wait_until_up(&self) {
+        super::eventually("the cluster is up", || {
+            let is_up = |node: &RedisServer| {
+                let info = node.cli(&["CLUSTER", "INFO"]).text();
+                info.contains("cluster_state:ok")
+            };
+            self.nodes.iter().all(is_up)
         });
     }
 
