@@ -31,6 +31,9 @@ const MAP_KEPT: Duration = Duration::from_millis(100);
 /// Host and port of a node.
 pub(super) type Address = (String, u16);
 
+/// A command, its reply if there is one, and the round in which it was sent last.
+type Sent<'a> = (&'a Vec<&'a str>, Option<Result<Reply, Failure>>, usize);
+
 /// First and last slot, and whose they are.
 type Range = (u16, u16, Address);
 
@@ -130,19 +133,20 @@ impl Nodes {
     ) -> BoxFuture<'a, Result<Vec<Result<Reply, Failure>>, Failure>> {
         Box::pin(async move {
             let slot = slot(key);
-            // Those that have no answer yet, or are led elsewhere.
-            let mut left: Vec<_> = commands.iter().map(|command| (command, None)).collect();
+            // With the round in which each was sent last: those that have no answer yet, or are led elsewhere, are sent again.
+            let mut left: Vec<_> = commands.iter().map(|command| (command, None, 0)).collect();
             let mut redirection = None;
             for round in 0..REDIRECTIONS {
                 let led: Vec<_> = left
                     .iter_mut()
-                    .filter(|(_, reply)| order == Order::Together || is_led_elsewhere(reply))
+                    .filter(|(_, reply, _)| order == Order::Together || is_led_elsewhere(reply))
                     .collect();
-                let sent: Vec<_> = led.iter().map(|(command, _)| *command).collect();
+                let sent: Vec<_> = led.iter().map(|(command, ..)| *command).collect();
                 match self.send_once(slot, &sent, redirection.take()).await {
                     Ok((node, replies)) => {
                         let mut first = true;
-                        for ((_, kept), reply) in led.into_iter().zip(replies) {
+                        for ((_, kept, sent_in), reply) in led.into_iter().zip(replies) {
+                            *sent_in = round;
                             let failure = reply.as_ref().err();
                             // If the first of those that stay together went nowhere, so did the others.
                             if first || order != Order::Together {
@@ -155,7 +159,7 @@ impl Nodes {
                     }
                     Err(failure) if round == 0 || order == Order::Together => return Err(failure),
                     Err(failure) => {
-                        for (_, kept) in led {
+                        for (_, kept, _) in led {
                             *kept = Some(Err(failure.clone()));
                         }
                     }
@@ -164,11 +168,39 @@ impl Nodes {
                     break;
                 }
             }
-            let replies = left.into_iter().map(|(_, reply)| reply);
+            if order == Order::Kept {
+                self.send_early_ones_again(slot, &mut left).await;
+            }
+            let replies = left.into_iter().map(|(_, reply, _)| reply);
             Ok(replies
                 .map(|reply| reply.unwrap_or_else(|| Err(nowhere(slot))))
                 .collect())
         })
+    }
+
+    /// What was answered before something in front of it had got to where it was led (a wake-up that was sent before the release
+    /// was done, say): once more. It is for whoever has the slot.
+    async fn send_early_ones_again(self: &Arc<Self>, slot: u16, commands: &mut [Sent<'_>]) {
+        let mut latest = 0;
+        let early: Vec<_> = commands
+            .iter_mut()
+            .filter(|(.., round)| {
+                latest = latest.max(*round);
+                *round < latest
+            })
+            .collect();
+        let again: Vec<_> = early.iter().map(|(command, ..)| *command).collect();
+        if again.is_empty() {
+            return;
+        }
+        if let Ok((_, replies)) = self.send_once(slot, &again, None).await {
+            for ((_, kept, _), reply) in early.into_iter().zip(replies) {
+                // The first answer stands where there is no better one.
+                if reply.is_ok() {
+                    *kept = Some(reply);
+                }
+            }
+        }
     }
 
     /// Sends commands to where `redirection` leads, one directly behind the other. Who answered, and what.

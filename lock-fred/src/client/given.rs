@@ -1,8 +1,9 @@
 //! Clients that the application made. They connect again by themselves, as their reconnect policy says.
 
+use std::collections::BTreeSet;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -41,9 +42,11 @@ struct Shared {
     line: Mutex<Line>,
     /// How many calls in a row it has not answered.
     unanswered: AtomicU32,
-    /// Whether it is being asked to connect again, or was and has not done so yet.
-    reconnecting: Arc<AtomicBool>,
 }
+
+/// The clients that are being asked to connect again, or were and have not done so yet: by whichever backend, for several may
+/// have the same client.
+static RECONNECTING: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 
 impl Given {
     pub(crate) fn new(clients: &[Client], response_timeout: Duration) -> Self {
@@ -56,7 +59,6 @@ impl Given {
             client: client.with_options(&options),
             line: Mutex::new(Line::of(client)),
             unanswered: AtomicU32::new(0),
-            reconnecting: Arc::default(),
         };
         Self(Arc::new(Clients {
             clients: clients.iter().map(shared).collect(),
@@ -127,14 +129,14 @@ impl Shared {
         let Ok(runtime) = Handle::try_current() else {
             return;
         };
-        if !self.client.has_reconnect_policy()
-            || !self.is_open()
-            || self.reconnecting.swap(true, Ordering::SeqCst)
-        {
+        if !self.client.has_reconnect_policy() || !self.is_open() {
             return;
         }
+        let Some(told) = Told::first(self.client.id()) else {
+            return;
+        };
         self.unanswered.store(0, Ordering::Relaxed);
-        let (client, told) = (self.client.clone(), Told(Arc::clone(&self.reconnecting)));
+        let client = self.client.clone();
         runtime.spawn(async move {
             if !(silent && answers(&client).await) {
                 // Ends when the client has a connection again, or has ended.
@@ -152,11 +154,23 @@ async fn answers(client: &WithOptions<Client>) -> bool {
 }
 
 /// A client was told to connect again. It no longer counts as told when this is gone, also with its runtime.
-struct Told(Arc<AtomicBool>);
+struct Told(String);
+
+impl Told {
+    /// Unless it was told already.
+    fn first(client: &str) -> Option<Self> {
+        let is_first = Self::all().insert(client.to_owned());
+        is_first.then(|| Self(client.to_owned()))
+    }
+
+    fn all() -> MutexGuard<'static, BTreeSet<String>> {
+        RECONNECTING.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 impl Drop for Told {
     fn drop(&mut self) {
-        self.0.store(false, Ordering::SeqCst);
+        Self::all().remove(&self.0);
     }
 }
 
