@@ -6,6 +6,7 @@
 //!
 //! ```sh
 //! cargo run --release --features redis --example counter -- --url redis://127.0.0.1:6379
+//! cargo run --release --features redis,fred --example counter -- --url fred+redis://127.0.0.1:6379
 //! ```
 
 use std::error::Error;
@@ -16,7 +17,7 @@ use std::time::Duration;
 
 use fencelock::redis::aio::MultiplexedConnection;
 use fencelock::redis::{self, cmd};
-use fencelock::{Locks, Moment, RedisBackend};
+use fencelock::{BackendError, Locks, Moment, RedisBackend};
 use lexopt::prelude::*;
 use tokio::process::Command;
 use tokio::task::JoinSet;
@@ -26,7 +27,8 @@ Several processes count together on a Redis server, under one lock.
 
 Usage: counter --url URL [--processes N] [--increments N] [--without-lock]
 
-  --url URL        the server: redis://[user:password@]host[:port][/database].
+  --url URL        the server: redis://[user:password@]host[:port][/database],
+                   or fred+redis://.. for locks through fred, if built with it.
                    Default: the environment variable LOCK_URL, which other
                    users of this machine cannot read, unlike arguments
   --processes N    how many processes to start, 1 to 64. Default: 4
@@ -39,6 +41,9 @@ Exit code: 0 if the count is right, 1 if it is wrong or something failed,
 
 /// How the URL reaches the processes: it may hold a password, and everybody can read arguments.
 const URL_VARIABLE: &str = "LOCK_URL";
+
+/// In front of the URL where locks are to go through fred.
+const FRED: &str = "fred+";
 
 /// Between reading the counter and writing it.
 const PAUSE: Duration = Duration::from_micros(300);
@@ -90,7 +95,7 @@ async fn main() -> ExitCode {
 /// The first process: sets the counter to zero, starts the others, and looks at what they made of it.
 async fn start(arguments: &Arguments) -> Result<bool> {
     // Its errors have advice, and no password.
-    drop(RedisBackend::connect(&arguments.url).await?);
+    drop(locks(&arguments.url).await?);
     let mut connection = connect(&arguments.url).await?;
     let prefix = format!("fencelock-counter-{}:", std::process::id());
     let is_new: bool = cmd("SET")
@@ -181,8 +186,8 @@ async fn count(arguments: &Arguments, prefix: &str) -> Result<()> {
         }
         return Ok(());
     }
-    let backend = RedisBackend::connect(&arguments.url).await?;
-    let lock = Locks::new(backend)
+    let lock = locks(&arguments.url)
+        .await?
         .with_prefix(prefix)
         .lock("lock")
         .with_label(format!("pid {}", std::process::id()))
@@ -283,8 +288,17 @@ async fn remove_keys(prefix: &str, connection: &mut MultiplexedConnection) -> Re
     }
 }
 
+async fn locks(url: &str) -> Result<Locks, BackendError> {
+    #[cfg(feature = "fred")]
+    if let Some(url) = url.strip_prefix(FRED) {
+        return Ok(Locks::new(fencelock::FredBackend::connect(url).await?));
+    }
+    Ok(Locks::new(RedisBackend::connect(url).await?))
+}
+
+/// For the counter, whoever has the locks.
 async fn connect(url: &str) -> Result<MultiplexedConnection> {
-    let client = redis::Client::open(url)?;
+    let client = redis::Client::open(url.strip_prefix(FRED).unwrap_or(url))?;
     Ok(client.get_multiplexed_async_connection().await?)
 }
 

@@ -21,7 +21,7 @@ use std::process::Command;
 use lock_testkit::nemesis::Breach;
 use plan::Plan;
 use run::{Options, Outcome};
-use worker::{Broken, Worker};
+use worker::{Broken, Client, Worker};
 
 type Result<T, E = Box<dyn std::error::Error + Send + Sync>> = std::result::Result<T, E>;
 
@@ -31,6 +31,11 @@ const STORM: Options = Options {
     seed: 1,
     lose_data: false,
     broken: None,
+    client: if cfg!(feature = "fred") {
+        Client::Both
+    } else {
+        Client::Redis
+    },
 };
 
 /// Not a test: what the tests below start several times, as processes of their own.
@@ -58,8 +63,8 @@ async fn run(options: Options) -> Outcome {
 fn assert_sound(outcome: &Outcome) {
     assert!(
         outcome.is_sound(),
-        "{outcome}\nagain: cargo run --release --features redis --example nemesis -- {}",
-        outcome.options
+        "{outcome}\nagain: {}",
+        outcome.options.command()
     );
     // Enough happened for that to mean something.
     assert!(outcome.holds.len() > 20, "{outcome}");

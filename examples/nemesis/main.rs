@@ -8,6 +8,7 @@
 //!
 //! ```sh
 //! cargo run --release --features redis --example nemesis -- --seconds 60 --processes 5
+//! cargo run --release --features redis,fred --example nemesis -- --client both
 //! ```
 
 #[cfg(target_os = "linux")]
@@ -45,14 +46,14 @@ mod linux {
 
     use super::Result;
     use super::run::{Options, run};
-    use super::worker::Worker;
+    use super::worker::{Client, Worker};
 
     const HELP: &str = "\
 Several processes lock on a Redis server of their own while everything goes
 wrong; what they believed and what they wrote is checked afterwards.
 
 Usage: nemesis [--seconds N] [--processes N] [--seed N] [--lose-data]
-               [--broken lock|clock] [--schedule]
+               [--client redis|fred|both] [--broken lock|clock] [--schedule]
 
   --seconds N    how long, 1 to 86400. Default: 60
   --processes N  how many processes, 2 to 64. Default: 5
@@ -62,6 +63,8 @@ Usage: nemesis [--seconds N] [--processes N] [--seed N] [--lose-data]
   --lose-data    also flushes the server, and restarts it empty: two may then
                  hold a lock for as long as the first one's validity lasts,
                  but the register still admits no stale write
+  --client NAME  by which client they lock: redis, fred, or some by the one and
+                 some by the other. Default: redis
   --broken HOW   does wrong on purpose, to show that it is found out:
                  lock: no lock is taken. clock: locks are not renewed, and
                  their holders do not look at their deadlines
@@ -85,7 +88,7 @@ the histories of a run that was not sound.";
             _ = interrupted.recv() => return Err("interrupted".into()),
         };
         println!("{outcome}");
-        println!("again: cargo run --release --features redis --example nemesis -- {options}");
+        println!("again: {}", options.command());
         Ok(outcome.is_sound())
     }
 
@@ -134,6 +137,7 @@ the histories of a run that was not sound.";
             seed: fastrand::u64(..1_000_000),
             lose_data: false,
             broken: None,
+            client: Client::Redis,
         };
         let mut only_schedule = false;
         while let Some(argument) = parser.next()? {
@@ -145,6 +149,7 @@ the histories of a run that was not sound.";
                 Long("seed") => options.seed = number("--seed", &mut parser, 0..=u64::MAX)?,
                 Long("lose-data") => options.lose_data = true,
                 Long("broken") => options.broken = Some(parser.value()?.string()?.parse()?),
+                Long("client") => options.client = parser.value()?.string()?.parse()?,
                 Long("schedule") => only_schedule = true,
                 Short('h') | Long("help") => return Ok(None),
                 other => return Err(other.unexpected().into()),

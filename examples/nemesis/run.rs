@@ -17,7 +17,7 @@ use lock_testkit::{End, History, Hold};
 
 use super::Result;
 use super::plan::{KEYS, LONGEST_ENTRY};
-use super::worker::{Broken, PREFIX, Worker};
+use super::worker::{Broken, Client, PREFIX, Worker};
 
 /// A run of so many seconds has stopped processes for longer than their locks last, and they have woken to write.
 const LONG_ENOUGH_FOR_STALE_WRITES: u32 = 20;
@@ -33,6 +33,7 @@ pub(crate) struct Options {
     pub(crate) seed: u64,
     pub(crate) lose_data: bool,
     pub(crate) broken: Option<Broken>,
+    pub(crate) client: Client,
 }
 
 impl Options {
@@ -44,9 +45,18 @@ impl Options {
             .with_lost_data(self.lose_data);
         Ok(Schedule::new(&settings))
     }
+
+    /// How to run the same again.
+    pub(crate) fn command(&self) -> String {
+        let features = match self.client {
+            Client::Redis => "redis",
+            Client::Fred | Client::Both => "redis,fred",
+        };
+        format!("cargo run --release --features {features} --example nemesis -- {self}")
+    }
 }
 
-/// How to run the same again.
+/// As arguments.
 impl fmt::Display for Options {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
@@ -56,6 +66,9 @@ impl fmt::Display for Options {
         )?;
         if self.lose_data {
             f.write_str(" --lose-data")?;
+        }
+        if self.client != Client::Redis {
+            write!(f, " --client {}", self.client)?;
         }
         match self.broken {
             None => Ok(()),
@@ -129,6 +142,7 @@ pub(crate) async fn run(
             place,
             generation,
             broken: options.broken,
+            client: options.client,
             url: url.clone(),
             register: address,
             log: logs.join(format!("{place}.{generation}.jsonl")),

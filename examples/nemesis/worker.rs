@@ -1,6 +1,7 @@
 //! One of the processes, with its tasks. What they do is a function of the seed (`plan.rs`); how it goes is not.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fs::OpenOptions;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -10,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use fastrand::Rng;
-use fencelock::{BackendErrorKind, Locks, RedisBackend};
+use fencelock::{BackendError, BackendErrorKind, Locks, RedisBackend};
 use lock_testkit::History;
 use lock_testkit::nemesis::{Writer, end_with_parent};
 use tokio::sync::watch;
@@ -53,6 +54,52 @@ impl FromStr for Broken {
     }
 }
 
+/// By which client the processes lock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Client {
+    Redis,
+    Fred,
+    /// Two by the one, two by the other, and so on: in either kind of runtime.
+    Both,
+}
+
+impl Client {
+    /// Which of the two the worker at `place` has.
+    const fn at(self, place: usize) -> Self {
+        match self {
+            Self::Both if (place / 2).is_multiple_of(2) => Self::Redis,
+            Self::Both => Self::Fred,
+            one => one,
+        }
+    }
+}
+
+impl FromStr for Client {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "redis" => Ok(Self::Redis),
+            "fred" | "both" if !cfg!(feature = "fred") => Err(format!(
+                "--client {text}: this was built without the feature fred"
+            )),
+            "fred" => Ok(Self::Fred),
+            "both" => Ok(Self::Both),
+            _ => Err(format!("--client {text:?}: use redis, fred or both")),
+        }
+    }
+}
+
+impl fmt::Display for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Redis => "redis",
+            Self::Fred => "fred",
+            Self::Both => "both",
+        })
+    }
+}
+
 /// What a process is told.
 #[derive(Debug, Clone)]
 pub(crate) struct Worker {
@@ -60,6 +107,7 @@ pub(crate) struct Worker {
     pub(crate) place: usize,
     pub(crate) generation: u32,
     pub(crate) broken: Option<Broken>,
+    pub(crate) client: Client,
     pub(crate) url: String,
     pub(crate) register: SocketAddr,
     /// Where the history goes.
@@ -78,6 +126,7 @@ impl Worker {
             seed,
             place,
             generation,
+            client,
             url,
             register,
             log,
@@ -86,7 +135,7 @@ impl Worker {
         let log = log.display();
         command.env(
             VARIABLE,
-            format!("{seed} {place} {generation} {broken} {url} {register} {log}"),
+            format!("{seed} {place} {generation} {broken} {client} {url} {register} {log}"),
         );
     }
 
@@ -95,8 +144,8 @@ impl Worker {
         let Ok(text) = std::env::var(VARIABLE) else {
             return Ok(None);
         };
-        let parts: Vec<_> = text.splitn(7, ' ').collect();
-        let [seed, place, generation, broken, url, register, log] = parts[..] else {
+        let parts: Vec<_> = text.splitn(8, ' ').collect();
+        let [seed, place, generation, broken, client, url, register, log] = parts[..] else {
             return Err(format!("{VARIABLE} makes no sense").into());
         };
         Ok(Some(Self {
@@ -104,6 +153,7 @@ impl Worker {
             place: place.parse()?,
             generation: generation.parse()?,
             broken: broken.parse().ok(),
+            client: client.parse()?,
             url: url.to_owned(),
             register: register.parse()?,
             log: log.into(),
@@ -134,11 +184,11 @@ impl Worker {
             .append(true)
             .open(&self.log)?;
         let history = History::new().with_log(log);
-        let Some(backend) = self.connect(&told).await? else {
+        let Some(locks) = self.connect(&told).await? else {
             return Ok(());
         };
         let name = format!("{}.{}", self.place, self.generation);
-        let locks = Locks::new(backend).with_prefix(PREFIX).with_label(&name);
+        let locks = locks.with_prefix(PREFIX).with_label(&name);
         let outcomes = Arc::<Mutex<BTreeMap<String, u64>>>::default();
         let mut tasks = JoinSet::new();
         for task in 0..TASKS {
@@ -170,16 +220,26 @@ impl Worker {
     }
 
     /// Connects, whatever happens meanwhile; `None` if it is over before.
-    async fn connect(&self, over: &watch::Receiver<bool>) -> Result<Option<RedisBackend>> {
+    async fn connect(&self, over: &watch::Receiver<bool>) -> Result<Option<Locks>> {
         loop {
-            match RedisBackend::connect(&self.url).await {
-                Ok(backend) => return Ok(Some(backend)),
+            match self.locks().await {
+                Ok(locks) => return Ok(Some(locks)),
                 Err(error) if error.kind() != BackendErrorKind::Transient => {
                     return Err(error.into());
                 }
                 Err(_) if *over.borrow() => return Ok(None),
                 Err(_) => sleep(RECONNECT_AFTER).await,
             }
+        }
+    }
+
+    async fn locks(&self) -> Result<Locks, BackendError> {
+        match self.client.at(self.place) {
+            #[cfg(feature = "fred")]
+            Client::Fred => Ok(Locks::new(
+                fencelock::FredBackend::connect(&self.url).await?,
+            )),
+            _ => Ok(Locks::new(RedisBackend::connect(&self.url).await?)),
         }
     }
 }
