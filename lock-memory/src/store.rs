@@ -2,13 +2,14 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry as Slot;
+use std::hash::{BuildHasher, BuildHasherDefault};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use lock_core::{
     AcquireRequest, Attempt, BackendError, Busy, Deadline, FencingRange, FencingToken, Forced,
-    Grant, Holder, LockKey, MAX_TOKENS, Moment, Owner, Ownership, Renew, RenewRequest,
+    Grant, Holder, KeyHasher, LockKey, MAX_TOKENS, Moment, Owner, Ownership, Renew, RenewRequest,
 };
 
 use crate::wakeups::{Told, Watched};
@@ -21,6 +22,9 @@ const SWEEP_FROM: usize = 16;
 
 /// Fencing tokens stay below this, so that every store and every JSON reader can carry them: 2^53 - 64.
 const TOKENS_END: u64 = (1 << 53) - 64;
+
+/// A key is hashed when it is made, and not here.
+type KeyHash = BuildHasherDefault<KeyHasher>;
 
 #[derive(Default)]
 pub(crate) struct Store {
@@ -91,16 +95,13 @@ impl Store {
     pub(crate) fn release(&self, key: &LockKey, owner: &Owner) -> Ownership {
         let told = {
             let mut shard = self.shard(key);
-            let Slot::Occupied(slot) = shard.entries.entry(key.clone()) else {
+            let Some(entry) = shard.entry(key, &Moment::now()) else {
                 return Ownership::Absent;
             };
-            if slot.get().remaining(&Moment::now()).is_none() {
-                return Ownership::Absent;
-            }
-            if slot.get().owner != *owner {
+            if entry.owner != *owner {
                 return Ownership::Taken;
             }
-            slot.remove();
+            shard.entries.remove(key);
             shard.told(key)
         };
         told.tell();
@@ -167,12 +168,9 @@ impl Store {
         reason = "a remainder is smaller than its divisor"
     )]
     pub(crate) fn shard(&self, key: &LockKey) -> MutexGuard<'_, Shard> {
-        // FNV-1a. Whoever chooses keys that fall into one shard makes them wait for each other, and no more: the map within is
-        // safe from that.
-        let hash = key.as_str().bytes().fold(0x811c_9dc5_u32, |hash, byte| {
-            (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
-        });
-        lock(&self.shards.0[(hash ^ (hash >> 16)) as usize % SHARDS])
+        // Other bits than those by which the map within goes.
+        let hash = KeyHash::default().hash_one(key) >> 32;
+        lock(&self.shards.0[hash as usize % SHARDS])
     }
 
     /// Reserves the next `tokens` fencing tokens. Called with the mutex of the key's shard held.
@@ -196,8 +194,8 @@ fn lock(shard: &Apart) -> MutexGuard<'_, Shard> {
 
 #[derive(Default)]
 pub(crate) struct Shard {
-    entries: HashMap<LockKey, Entry>,
-    pub(crate) watched: HashMap<LockKey, Watched>,
+    entries: HashMap<LockKey, Entry, KeyHash>,
+    pub(crate) watched: HashMap<LockKey, Watched, KeyHash>,
     sweep_at: usize,
 }
 
