@@ -17,6 +17,7 @@ pub(crate) struct Growth {
     pub(crate) name: &'static str,
     pub(crate) title: &'static str,
     pub(crate) figure: &'static str,
+    pub(crate) note: &'static str,
     pub(crate) run: fn(&Stage, &Arguments) -> Lines,
 }
 
@@ -25,6 +26,7 @@ pub(crate) const ALL: &[Growth] = &[
         name: "growth-waiters",
         title: "Waiters for one key, in 8 clients",
         figure: "owner changes a second",
+        note: "One alone takes turns with nobody.",
         run: |stage, arguments| {
             over(arguments, 1000, "owner changes a second", |waiters| {
                 let mut contended = Contended {
@@ -43,6 +45,7 @@ pub(crate) const ALL: &[Growth] = &[
         name: "growth-held",
         title: "A pair while other keys are held",
         figure: TIME,
+        note: "",
         run: |stage, arguments| {
             over(arguments, 100_000, TIME, |held| {
                 let keys = Keys::OneWhileHeld(held);
@@ -54,6 +57,7 @@ pub(crate) const ALL: &[Growth] = &[
         name: "growth-keys",
         title: "A pair of one of so many keys",
         figure: TIME,
+        note: "",
         run: |stage, arguments| {
             over(arguments, 100_000, TIME, |keys| {
                 pairs(stage, arguments, Keys::Many(keys))
@@ -69,6 +73,7 @@ fn pairs(stage: &Stage, arguments: &Arguments, keys: Keys) -> Outcome {
         keys,
         count: arguments.size(1000),
         figure: TIME,
+        note: "",
         runs: Vec::new(),
     };
     contestants::growing(&mut pairs);
@@ -99,7 +104,7 @@ fn over(arguments: &Arguments, most: usize, figure: &str, run: impl Fn(usize) ->
 
 pub(crate) fn section(growth: &Growth, lines: &Lines) -> String {
     let title = format!("{}: {}", growth.title, growth.figure);
-    let mut text = heading(&title, growth.name, "");
+    let mut text = heading(&title, growth.name, growth.note);
     text += "|";
     let sizes = lines.first().map(|(_, points)| points.as_slice());
     for (size, _) in sizes.unwrap_or_default() {

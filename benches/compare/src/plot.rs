@@ -30,8 +30,8 @@ pub(crate) fn bars(outcome: &Outcome, figure: &str) -> String {
     let scale = Scale::of(ends, LEFT, WIDTH - RIGHT);
     let height = TOP + ROW * rows.len() as f64 + 12.0;
     let mut svg = begin(&format!("{}: {figure} ÷ {first}", outcome.title), height);
-    for decade in scale.decades() {
-        let x = scale.place(decade);
+    for tick in scale.ticks() {
+        let x = scale.place(tick);
         line(&mut svg, "axis", (x, TOP - 8.0), (x, height - 8.0));
     }
     for (row, (name, spread)) in rows.iter().enumerate() {
@@ -53,7 +53,7 @@ pub(crate) fn bars(outcome: &Outcome, figure: &str) -> String {
         line(&mut svg, "whisker", (lower, middle), (upper, middle));
         label(
             &mut svg,
-            (to.max(upper) + 8.0, y + 13.0),
+            (from.max(to).max(upper) + 8.0, y + 13.0),
             &number(spread.median),
         );
     }
@@ -71,15 +71,15 @@ pub(crate) fn lines(title: &str, unit: &str, lines: &[(String, Vec<(f64, Spread)
         TOP,
     );
     let mut svg = begin(&format!("{title}, {unit}"), bottom + 30.0);
-    for decade in across.decades() {
-        let x = across.place(decade);
+    for tick in across.ticks() {
+        let x = across.place(tick);
         line(&mut svg, "axis", (x, TOP), (x, bottom));
-        label(&mut svg, (x - 4.0, bottom + 18.0), &number(decade));
+        label(&mut svg, (x - 4.0, bottom + 18.0), &tick.to_string());
     }
-    for decade in up.decades() {
-        let y = up.place(decade);
+    for tick in up.ticks() {
+        let y = up.place(tick);
         line(&mut svg, "axis", (left, y), (WIDTH - 210.0, y));
-        label(&mut svg, (8.0, y + 4.0), &number(decade));
+        label(&mut svg, (8.0, y + 4.0), &tick.to_string());
     }
     for (name, points) in lines {
         let color = if class(name) == "ours" {
@@ -167,11 +167,27 @@ impl Scale {
         self.from + share * (self.to - self.from)
     }
 
-    /// The powers of ten within.
-    fn decades(&self) -> impl Iterator<Item = f64> {
-        let first = self.least.log10().ceil() as i32;
+    /// The powers of ten within; of less than two decades, twice and five times as much too.
+    fn ticks(&self) -> Vec<f64> {
+        let first = self.least.log10().floor() as i32;
         let last = self.most.log10().floor() as i32;
-        (first..=last).map(|power| 10f64.powi(power))
+        let steps: &[f64] = if last - first > 2 {
+            &[1.0]
+        } else {
+            &[1.0, 2.0, 5.0]
+        };
+        // Divided, because a tenth is no number of a computer's.
+        let power = |power: i32| match power {
+            0.. => (10f64.powi(power), 1.0),
+            _ => (1.0, 10f64.powi(-power)),
+        };
+        let all = (first..=last).flat_map(|at| {
+            let (times, parts) = power(at);
+            steps.iter().map(move |step| step * times / parts)
+        });
+        // Ends count as within.
+        let (least, most) = (self.least * 0.999_999, self.most * 1.000_001);
+        all.filter(|tick| (least..=most).contains(tick)).collect()
     }
 }
 
@@ -185,7 +201,11 @@ mod tests {
         assert_eq!(scale.place(1.0), 0.0);
         assert_eq!(scale.place(100.0), 200.0);
         assert!((scale.place(10.0) - 100.0).abs() < 1e-9);
-        assert_eq!(scale.decades().collect::<Vec<_>>(), [1.0, 10.0, 100.0]);
+        assert_eq!(scale.ticks(), [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0]);
+        let wide = Scale::of([0.09, 3000.0].into_iter(), 0.0, 200.0);
+        assert_eq!(wide.ticks(), [0.1, 1.0, 10.0, 100.0, 1000.0]);
+        let narrow = Scale::of([30.0, 70.0].into_iter(), 0.0, 200.0);
+        assert_eq!(narrow.ticks(), [50.0]);
         let none = Scale::of(std::iter::empty(), 0.0, 10.0);
         assert!(none.place(1.0).is_finite());
     }
