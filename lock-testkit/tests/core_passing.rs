@@ -21,6 +21,7 @@ use lock_core::{
     LockOptions, Locks, LossReason, Moment, PassingOn, Released, RenewalPolicy,
 };
 use lock_testkit::{Effect, LeakCheck, Op, Scripted};
+use tokio::runtime::Builder;
 use tokio::task::{JoinHandle, yield_now};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -408,6 +409,34 @@ fn the_next_in_line_runs_before_a_release_returns() {
 }
 
 /// The first head found the line empty, and asks again when others stand behind it.
+#[test]
+fn who_comes_back_at_once_stands_in_line_before_the_others_are_through() {
+    for mut builder in [Builder::new_current_thread(), Builder::new_multi_thread()] {
+        let runtime = builder.worker_threads(2).enable_time().build().unwrap();
+        let backend = Scripted::honest().with_latency(MS);
+        let lock = lock_of(&backend);
+        let tasks: Vec<_> = (0..8)
+            .map(|_| {
+                let lock = lock.clone();
+                runtime.spawn(async move {
+                    for _ in 0..200 {
+                        lock.acquire().await.unwrap().release().await.unwrap();
+                    }
+                })
+            })
+            .collect();
+        for task in tasks {
+            runtime.block_on(task).unwrap();
+        }
+        // Once for each block of 64 tokens would be 25 times.
+        let asked = count(&backend, Op::Acquire);
+        assert!(
+            asked <= 100,
+            "1600 holds, of which {asked} were granted by the store"
+        );
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_first_head_asks_for_a_block_once_somebody_stands_behind_it() {
     let backend = Scripted::honest();

@@ -1,7 +1,9 @@
 //! How a lease is closed: released, left to expire, or handed over. Not what a background release does: that is a
 //! [`Compensation`].
 
+use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use super::Lease;
@@ -64,6 +66,21 @@ enum Closing {
     Before(LossReason),
 }
 
+/// Resolves once those who were woken before had their turn to run. Not `yield_now`: that puts whoever calls it behind all who
+/// are ready to run, so that a caller who comes back for the lock at once would find that it went down the whole line, and to
+/// the store, meanwhile.
+async fn after_who_was_woken() {
+    let mut behind = false;
+    poll_fn(|context| {
+        if std::mem::replace(&mut behind, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
 impl Lease {
     /// Ends the lease, and says whether its entry is to be released now: not if that was done before, or it is known
     /// to be gone.
@@ -118,7 +135,7 @@ impl Lease {
         if self.pass_on() {
             drop(call);
             // The next in line was woken, and is to have it before the caller goes on, perhaps without an await.
-            tokio::task::yield_now().await;
+            after_who_was_woken().await;
             return Ok(Released::Released);
         }
         let (now, latest, spot) = match self.close(LossReason::Released) {
