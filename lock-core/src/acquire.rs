@@ -41,9 +41,13 @@ pub(crate) struct Acquirer<'a> {
     terms: Terms,
 }
 
-/// How one attempt ended.
+/// How an attempt ended that was not granted. Boxed, because what is granted is handed through many hands.
+struct Refused {
+    outcome: Outcome,
+    head: Option<Head>,
+}
+
 enum Outcome {
-    Granted(LockGuard),
     Busy(Holder, Option<Duration>),
     Failed {
         error: LockError,
@@ -54,7 +58,7 @@ enum Outcome {
 /// What somebody waits for who was not granted the lock at once.
 enum Waits {
     ToEnter(Entered),
-    ToTryAgain(Outcome, Option<Head>),
+    ToTryAgain(Box<Refused>),
 }
 
 impl<'a> Acquirer<'a> {
@@ -110,20 +114,20 @@ impl<'a> Acquirer<'a> {
                 });
             }
         };
-        match self.attempt(Some(head), None, start).await.0 {
-            Outcome::Granted(guard) => Ok(guard),
-            Outcome::Busy(holder, _) => Err(LockError::Busy {
+        let attempt = self.attempt(Some(head), None, start).await;
+        attempt.map_err(|refused| match refused.outcome {
+            Outcome::Busy(holder, _) => LockError::Busy {
                 key: self.key.clone(),
                 holder,
-            }),
-            Outcome::Failed { error, .. } => Err(error),
-        }
+            },
+            Outcome::Failed { error, .. } => error,
+        })
     }
 
     async fn take_over(&self, from: &Owner, start: Moment) -> Result<LockGuard, LockError> {
         // Nobody else can have it meanwhile, so that there is nothing to stand in line for.
-        match self.attempt(None, Some(from.clone()), start).await.0 {
-            Outcome::Granted(guard) => Ok(guard),
+        let attempt = self.attempt(None, Some(from.clone()), start).await;
+        attempt.map_err(|refused| match refused.outcome {
             Outcome::Busy(holder, _) => {
                 let gone = holder == Holder::new();
                 let reason = if gone {
@@ -131,13 +135,13 @@ impl<'a> Acquirer<'a> {
                 } else {
                     LossReason::Taken
                 };
-                Err(LockError::Lost {
+                LockError::Lost {
                     key: self.key.clone(),
                     reason,
-                })
+                }
             }
-            Outcome::Failed { error, .. } => Err(error),
-        }
+            Outcome::Failed { error, .. } => error,
+        })
     }
 
     async fn attempt_until_granted(&self, start: Moment) -> Result<LockGuard, LockError> {
@@ -156,8 +160,8 @@ impl<'a> Acquirer<'a> {
         let waits = match entered {
             Entered::Stands(_) => Waits::ToEnter(entered),
             Entered::Head(head) => match self.attempt(Some(head), None, start).await {
-                (Outcome::Granted(guard), _) => return Ok(guard),
-                (outcome, head) => Waits::ToTryAgain(outcome, head),
+                Ok(guard) => return Ok(guard),
+                Err(refused) => Waits::ToTryAgain(refused),
             },
         };
         // Boxed, so that who need not wait is not burdened with what it takes to wait.
@@ -173,8 +177,8 @@ impl<'a> Acquirer<'a> {
         let op_timeout = self.terms.op_timeout;
         let mut asked = None;
         loop {
-            let (outcome, head) = match waits {
-                Waits::ToTryAgain(outcome, head) => (outcome, head),
+            let refused = match waits {
+                Waits::ToTryAgain(refused) => refused,
                 Waits::ToEnter(entered) => {
                     let mut head = match entered {
                         Entered::Head(head) => head,
@@ -191,11 +195,14 @@ impl<'a> Acquirer<'a> {
                         continue;
                     }
                     let now = asked.take().unwrap_or_else(Moment::now);
-                    self.attempt(Some(head), None, now).await
+                    match self.attempt(Some(head), None, now).await {
+                        Ok(guard) => return Ok(guard),
+                        Err(refused) => refused,
+                    }
                 }
             };
+            let Refused { outcome, head } = *refused;
             let last = match outcome {
-                Outcome::Granted(guard) => return Ok(guard),
                 Outcome::Failed { error, .. } if !error.is_retryable() => return Err(error),
                 Outcome::Busy(holder, recheck) => Last::Busy(holder, recheck),
                 Outcome::Failed { error, released } => Last::Failed(error, released),
@@ -233,8 +240,7 @@ impl<'a> Acquirer<'a> {
             return Err(Ok(again));
         };
         let rank = head.rank();
-        claimed.start_renewing(Moment::now());
-        claimed.hold(head);
+        claimed.begin(Some(head), Moment::now());
         drop(call);
         let guard = LockGuard::new(Arc::clone(&claimed));
         // Whose lease was released by then, or is about to be.
@@ -278,12 +284,13 @@ impl<'a> Acquirer<'a> {
         head: Option<Head>,
         from: Option<Owner>,
         asked: Moment,
-    ) -> (Outcome, Option<Head>) {
+    ) -> Result<LockGuard, Box<Refused>> {
         let owner = match Owner::fresh(self.options.label()) {
             Ok(owner) => owner,
             Err(error) => {
                 let released = None;
-                return (Outcome::Failed { error, released }, head);
+                let outcome = Outcome::Failed { error, released };
+                return Err(Box::new(Refused { outcome, head }));
             }
         };
         let asking = Asking {
@@ -350,13 +357,14 @@ struct Asking {
 fn call(
     asking: Asking,
     mut head: Option<Head>,
-) -> impl Future<Output = (Outcome, Option<Head>)> + Send + 'static {
+) -> impl Future<Output = Result<LockGuard, Box<Refused>>> + Send + 'static {
     async move {
         let _call = asking.store.kept_call();
         if asking.store.is_closed() {
             // Closed before the call was counted: the shutdown does not wait for it.
             let (error, released) = (LockError::Closed { key: asking.key }, None);
-            return (Outcome::Failed { error, released }, head);
+            let outcome = Outcome::Failed { error, released };
+            return Err(Box::new(Refused { outcome, head }));
         }
         let compensation = asking.compensation();
         let answer = asking.ask(&mut head).await;
@@ -380,10 +388,8 @@ fn call(
                 } else {
                     compensation.settle();
                     let lease = asking.granted(grant, now);
-                    if let Some(head) = head.take() {
-                        lease.hold(head);
-                    }
-                    Outcome::Granted(LockGuard::new(lease))
+                    lease.begin(head, now);
+                    return Ok(LockGuard::new(lease));
                 }
             }
             Ok(Attempt::Busy(Busy {
@@ -413,7 +419,7 @@ fn call(
                 }
             }
         };
-        (outcome, head)
+        Err(Box::new(Refused { outcome, head }))
     }
 }
 
@@ -456,7 +462,7 @@ impl Asking {
         })
     }
 
-    /// Makes a lease of what was granted, and links it to be renewed.
+    /// Makes a lease of what was granted.
     fn granted(self, grant: Grant, now: Moment) -> Arc<Lease> {
         let Self {
             store,
@@ -468,9 +474,7 @@ impl Asking {
             ..
         } = self;
         let fencing = grant.fencing;
-        let lease = Lease::new(store, renewer, key, owner, fencing, terms, asked, now);
-        lease.start_renewing(now);
-        lease
+        Lease::new(store, renewer, key, owner, fencing, terms, asked, now)
     }
 
     /// Keeps the place in the store's line that a busy answer gave.

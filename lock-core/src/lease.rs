@@ -12,7 +12,7 @@ use crate::clock::{Deadline, Moment};
 use crate::error::{BackendError, LockError, LossReason};
 use crate::fencing::FencingRange;
 use crate::key::LockKey;
-use crate::line::{CLAIM, Head, Spot};
+use crate::line::{CLAIM, Spot};
 use crate::owner::Owner;
 use crate::policy::{KeptTerms, Terms, validity};
 use crate::renewer::Renewer;
@@ -116,18 +116,6 @@ impl Lease {
     fn state(&self) -> Locked<'_> {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         Locked::new(state, &self.changed)
-    }
-
-    /// Keeps the turn in line until the entry is released or the lease is lost.
-    pub(crate) fn hold(self: &Arc<Self>, head: Head) {
-        let spot = head.hold(self);
-        let mut state = self.state();
-        if state.ended.is_none() {
-            state.turn = spot.keep();
-            return;
-        }
-        drop(state);
-        drop(spot);
     }
 
     fn take_spot(&self, state: &mut State) -> Option<Spot> {

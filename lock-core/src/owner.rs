@@ -32,22 +32,27 @@ pub struct Owner(Text);
 #[derive(Clone, PartialEq, Eq, Hash)]
 enum Text {
     /// As long as a token is; ASCII.
-    Bare([u8; TOKEN_CHARS]),
+    Bare(Token),
     /// Any other, shared by all who speak of it.
     Shared(Arc<str>),
 }
 
+/// Where words begin, because it is looked through word by word, each time it is shown as text.
+#[derive(Clone, PartialEq, Eq, Hash)]
+#[repr(align(8))]
+struct Token([u8; TOKEN_CHARS]);
+
 impl Text {
     fn new(text: &str) -> Self {
         match <[u8; TOKEN_CHARS]>::try_from(text.as_bytes()) {
-            Ok(bare) if bare.is_ascii() => Self::Bare(bare),
+            Ok(bare) if bare.is_ascii() => Self::Bare(Token(bare)),
             _ => Self::Shared(text.into()),
         }
     }
 
     fn as_str(&self) -> &str {
         match self {
-            Self::Bare(bare) => std::str::from_utf8(bare).unwrap_or_default(),
+            Self::Bare(Token(bare)) => std::str::from_utf8(bare).unwrap_or_default(),
             Self::Shared(text) => text,
         }
     }
@@ -70,11 +75,11 @@ impl Owner {
             source: Arc::new(error),
         })?;
         let uuid = uuid::Builder::from_random_bytes(bytes).into_uuid().simple();
-        let mut buffer = [0; TOKEN_CHARS];
-        let token: &str = uuid.encode_lower(&mut buffer);
+        let mut token = Token([0; TOKEN_CHARS]);
+        let text: &str = uuid.encode_lower(&mut token.0);
         Ok(Self(match label {
-            None => Text::new(token),
-            Some(label) => Text::Shared([token, ":", label].concat().into()),
+            Some(label) => Text::Shared([text, ":", label].concat().into()),
+            None => Text::Bare(token),
         }))
     }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::state::left;
+use super::state::{Locked, left};
 use super::{Lease, Operation, RETRY_PAUSE, SIGNAL_LEAD};
 use crate::clock::Moment;
 use crate::line::Head;
@@ -27,35 +27,37 @@ pub(crate) enum Turn {
 }
 
 impl Lease {
-    /// Links the lease for its first renewal, or for its deadline. Whoever calls this counts as a call, for a shutdown to wait for.
-    pub(crate) fn start_renewing(self: &Arc<Self>, now: Moment) {
-        let (ttl, age) = {
-            let state = self.state();
-            (state.ttl, state.asked.until(&now))
-        };
-        // From half the interval on, so that locks taken together are not renewed together.
-        self.link_for_renewal_of(ttl, 0.5, age, now);
+    /// Links the lease for its first renewal, or for its deadline, and keeps the turn in line until the entry is released or the
+    /// lease is lost. Whoever calls this counts as a call, for a shutdown to wait for.
+    pub(crate) fn begin(self: &Arc<Self>, head: Option<Head>, now: Moment) {
+        let turn = head.map_or(0, |head| head.hold(self));
+        {
+            let mut state = self.state();
+            state.turn = turn;
+            let (ttl, age) = (state.ttl, state.asked.until(&now));
+            // From half the interval on, so that locks taken together are not renewed together.
+            let (due, slack) = self.next_renewal(ttl, 0.5, age);
+            self.link_locked(&mut state, now, due, slack);
+        }
+        self.end_if_closed();
     }
 
     /// Links the lease for its next renewal, now that its entry was confirmed by a call that still counts.
     pub(super) fn link_for_renewal(self: &Arc<Self>, earliest: f64) {
         let ttl = self.state().ttl;
-        self.link_for_renewal_of(ttl, earliest, Duration::ZERO, Moment::now());
+        let (due, slack) = self.next_renewal(ttl, earliest, Duration::ZERO);
+        self.link_at(Moment::now(), due, slack);
     }
 
-    fn link_for_renewal_of(
-        self: &Arc<Self>,
-        ttl: Duration,
-        earliest: f64,
-        age: Duration,
-        now: Moment,
-    ) {
-        let ttl = ttl.min(self.terms().ttl);
-        let interval = self.terms().renewal.interval(ttl).unwrap_or(Duration::MAX);
+    /// When it is to be renewed next, counted from `age` after its entry was confirmed, and how much sooner it may be.
+    fn next_renewal(&self, ttl: Duration, earliest: f64, age: Duration) -> (Duration, Duration) {
+        let terms = self.terms();
+        let ttl = ttl.min(terms.ttl);
+        let interval = terms.renewal.interval(ttl).unwrap_or(Duration::MAX);
         let share = earliest + (1.0 - earliest) * fastrand::f64();
         let due = part_of(interval, share).saturating_sub(age);
         // Early by a sixteenth is early enough to be sent together with others.
-        self.link_at(now, due, nth(interval, 16));
+        (due, nth(interval, 16))
     }
 
     /// Links the lease `after` from now, or at its deadline if that comes first.
@@ -67,15 +69,24 @@ impl Lease {
 
     /// Whoever calls this counts as a call, for a shutdown to wait for.
     fn link_at(self: &Arc<Self>, now: Moment, after: Duration, slack: Duration) {
-        self.link_anew(now, after, slack);
+        self.link_locked(&mut self.state(), now, after, slack);
+        self.end_if_closed();
+    }
+
+    /// Closed meanwhile: the shutdown may not have seen it in the list.
+    fn end_if_closed(self: &Arc<Self>) {
         if self.store.is_closed() {
-            // Closed meanwhile: the shutdown may not have seen it in the list.
             self.shut_down();
         }
     }
 
-    fn link_anew(self: &Arc<Self>, now: Moment, after: Duration, slack: Duration) {
-        let mut state = self.state();
+    fn link_locked(
+        self: &Arc<Self>,
+        state: &mut Locked<'_>,
+        now: Moment,
+        after: Duration,
+        slack: Duration,
+    ) {
         if state.ended.is_some() {
             return;
         }

@@ -270,11 +270,10 @@ impl Head {
         Some(Self::new(store, key, taken.turn, taken))
     }
 
-    /// The store granted it: `lease` is the holder from now on, and keeps the spot until it is over.
-    pub(crate) fn hold(mut self, lease: &Arc<Lease>) -> Spot {
+    /// The store granted it: `lease` is the holder from now on, and keeps the spot, whose number is returned, until it is over.
+    pub(crate) fn hold(mut self, lease: &Arc<Lease>) -> u64 {
         let mut at_store = self.at_store.take();
-        let spot = self.spot.take();
-        let mut shard = spot.shard();
+        let (mut shard, spot) = (self.spot.shard(), &self.spot);
         let told = shard.at(&spot.key, spot.turn).and_then(|line| {
             line.stage = Stage::Held(Arc::downgrade(lease));
             if !line.queue.is_empty() {
@@ -284,7 +283,7 @@ impl Head {
         });
         drop(shard);
         drop((told, at_store));
-        spot
+        std::mem::take(&mut self.spot.turn)
     }
 }
 
