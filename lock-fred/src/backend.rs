@@ -178,7 +178,7 @@ impl LockBackend for FredBackend {
             // Boxed, as what is rare is here, so that what is usual is small.
             return Box::pin(native.try_acquire(&request)).await;
         }
-        let ttl = milliseconds(request.ttl);
+        let (owner, ttl) = (request.owner.expose(), milliseconds(request.ttl));
         let tokens = request.tokens.clamp(1, MAX_TOKENS).to_string();
         let from = request.from.map_or("", Owner::expose);
         let keep = milliseconds(COUNTER_KEPT.max(request.ttl.saturating_mul(10)));
@@ -192,7 +192,7 @@ impl LockBackend for FredBackend {
             .run(
                 &scripts::ACQUIRE,
                 &[key.as_str(), &fence],
-                &[request.owner.expose(), &ttl, &tokens, from, &keep, check],
+                &[owner, &ttl, &tokens, from, &keep, check],
             )
             .await?;
         match Answer::of(&reply, &fence)? {
@@ -200,7 +200,7 @@ impl LockBackend for FredBackend {
                 let grant = Granted {
                     key: key.as_str(),
                     fence: &fence,
-                    owner: request.owner.expose(),
+                    owner,
                     ttl: request.ttl,
                     keep: &keep,
                 };

@@ -158,7 +158,7 @@ impl LockBackend for RedisBackend {
             // Boxed, as what is rare is here, so that what is usual is small.
             return Box::pin(native.try_acquire(&request)).await;
         }
-        let ttl = milliseconds(request.ttl);
+        let (owner, ttl) = (request.owner.expose(), milliseconds(request.ttl));
         let tokens = request.tokens.clamp(1, MAX_TOKENS).to_string();
         let from = request.from.map_or("", Owner::expose);
         let keep = milliseconds(COUNTER_KEPT.max(request.ttl.saturating_mul(10)));
@@ -172,7 +172,7 @@ impl LockBackend for RedisBackend {
             .run(
                 &scripts::ACQUIRE,
                 &[key.as_str(), &fence],
-                &[request.owner.expose(), &ttl, &tokens, from, &keep, check],
+                &[owner, &ttl, &tokens, from, &keep, check],
             )
             .await?;
         match Answer::of(&reply, &fence)? {
@@ -180,7 +180,7 @@ impl LockBackend for RedisBackend {
                 let grant = Granted {
                     key: key.as_str(),
                     fence: &fence,
-                    owner: request.owner.expose(),
+                    owner,
                     ttl: request.ttl,
                     keep: &keep,
                 };
