@@ -230,13 +230,16 @@ impl<'a> Acquirer<'a> {
         let op_timeout = self.terms.op_timeout;
         // A shutdown waits for a lease that is on its way from one guard to the next.
         let call = self.store.call();
-        let claimed = if self.wants().fits(&lease.terms(), lease.owner()) {
+        // Who it is on offer to was looked at when it was offered.
+        let wants = self.wants();
+        let may_go_on = !head.took_over || lease.may_go_on(&wants, lease.spent(&Moment::now()));
+        let claimed = if may_go_on && wants.fits(&lease.terms(), lease.owner()) {
             lease.claim(&self.renewer, self.key, self.terms)
         } else {
             None
         };
         let Some(claimed) = claimed else {
-            let again = head.decline(&lease, &self.renewer, op_timeout, self.wants());
+            let again = head.decline(&lease, &self.renewer, op_timeout, wants);
             return Err(Ok(again));
         };
         let rank = head.rank();

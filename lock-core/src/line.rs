@@ -223,6 +223,8 @@ struct Taken {
     turn: u64,
     at_store: Option<Box<AtStore>>,
     lease: Option<Arc<Lease>>,
+    /// It was on offer to somebody else, who did not come.
+    took_over: bool,
     /// How long to wait before asking, so that others may have it.
     rest: Duration,
     _wakers: (Option<Waker>, Option<Waker>),
@@ -431,9 +433,9 @@ impl Shard {
 impl Line {
     fn take(&mut self, turn: u64, rank: Option<u64>, promise: Promise) -> Taken {
         self.turn = turn;
-        let lease = match std::mem::replace(&mut self.stage, Stage::Asking(promise)) {
-            Stage::Offered(offer) => offer.lease,
-            Stage::Asking(_) | Stage::Held(_) => None,
+        let (lease, took_over) = match std::mem::replace(&mut self.stage, Stage::Asking(promise)) {
+            Stage::Offered(offer) => (offer.lease, rank != Some(offer.to)),
+            Stage::Asking(_) | Stage::Held(_) => (None, false),
         };
         let waiter = rank.and_then(|rank| self.queue.remove(rank));
         let rest = |run: &mut Box<Run>| run.take_rest(promise.since);
@@ -441,6 +443,7 @@ impl Line {
             turn,
             at_store: self.queue.take_kept(),
             lease,
+            took_over,
             rest: self.run.as_mut().map_or(Duration::ZERO, rest),
             _wakers: (waiter.and_then(|waiter| waiter.waker), None),
         }

@@ -1110,6 +1110,34 @@ fn who_takes_over_the_turn_of_another_gets_no_lease_of_another_label() {
     drop((stopped, idle));
 }
 
+/// Likewise.
+#[test]
+fn who_takes_over_the_turn_of_another_gets_no_lease_beyond_the_bound() {
+    let backend = Scripted::honest();
+    let lock = lock_of(&backend).with_ttl(2 * SECOND);
+    for bound in [
+        PassingOn::never(),
+        PassingOn::at_most(1),
+        endless().within(CLAIM),
+    ] {
+        let (idle, stays) = (single(), single());
+        let (guard, stopped) = idle.block_on(async {
+            let guard = passable(&lock).await;
+            let mut stopped = acquiring(&lock);
+            poll_once(&mut stopped).await;
+            (guard, stopped)
+        });
+        let bounded = lock.clone().with_passing_on(bound);
+        let other = stays.block_on(waiters(&bounded, 1)).remove(0);
+        let owner = backend.entries()["k"].owner.clone();
+        idle.block_on(guard.release()).unwrap();
+        let guard = stays.block_on(other).unwrap().unwrap();
+        assert_ne!(backend.entries()["k"].owner, owner, "{bound:?}");
+        stays.block_on(guard.release()).unwrap();
+        drop((stopped, idle));
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_lease_that_proves_lost_is_waited_for_like_any_lock() {
     for stolen in [false, true] {
@@ -1298,6 +1326,28 @@ fn a_lease_that_was_passed_to_a_runtime_that_ends_or_stops_is_released() {
             guard.release().await.unwrap();
         });
         drop(other);
+    }
+}
+
+#[test]
+fn a_receiver_that_goes_gives_back_what_a_runtime_that_ended_or_stopped_offered_it() {
+    for ends in [false, true] {
+        let backend = Scripted::honest();
+        let lock = lock_of(&backend).with_ttl(HOUR);
+        let (giver, stays) = (single(), single());
+        let guard = giver.block_on(passable(&lock));
+        let mut receiver = acquiring(&lock);
+        stays.block_on(poll_once(&mut receiver));
+        giver.block_on(guard.release()).unwrap();
+        assert!(!is_free(&backend), "on its way");
+        let giver = (!ends).then_some(giver);
+        stays.block_on(async {
+            drop(receiver);
+            let others = Locks::new(backend.clone()).lock("k");
+            let others = timeout(10 * CLAIM, others.acquire()).await;
+            others.unwrap().unwrap().release().await.unwrap();
+        });
+        drop(giver);
     }
 }
 

@@ -191,12 +191,16 @@ impl Lease {
         self.release_on(&self.renewer, reason);
     }
 
-    /// The same on `renewer`'s runtime.
+    /// The same on `renewer`'s runtime, and on that of the lease too: one of them may not be driven, the other may be about to
+    /// end.
     pub(super) fn release_on(self: &Arc<Self>, renewer: &Arc<Renewer>, reason: LossReason) {
         // As in `release`, until the release is counted itself.
         let _call = self.store.call();
         if let Closing::Send { latest, spot, .. } = self.close(reason) {
             drop(self.compensation(renewer, latest).with_spot(spot, self));
+            if !Arc::ptr_eq(renewer, &self.renewer) {
+                drop(self.compensation(&self.renewer, latest));
+            }
         }
     }
 

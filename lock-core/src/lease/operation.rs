@@ -73,7 +73,7 @@ impl Lease {
         let operation = self.begin_operation().await?;
         if self.has_enough() {
             // Its first renewal was under way.
-            return Ok(());
+            return self.check_held().map(drop);
         }
         let start = Moment::now();
         let call = operation.run(Prolongation {

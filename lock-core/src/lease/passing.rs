@@ -75,7 +75,7 @@ impl Lease {
 
     /// Offers the lease to the next in line. If nobody is, or wants it like that, it is not on offer any more.
     fn offer(self: &Arc<Self>, spot: Spot, now: Moment) -> bool {
-        let spent = self.series.since.until(&now);
+        let spent = self.spent(&now);
         let fits =
             |wants: &Wants| wants.fits(&self.terms(), &self.owner) && self.may_go_on(wants, spent);
         let spot = match spot.offer(self, now, fits) {
@@ -97,8 +97,13 @@ impl Lease {
         true
     }
 
+    /// How long ago the store granted it.
+    pub(crate) fn spent(&self, now: &Moment) -> Duration {
+        self.series.since.until(now)
+    }
+
     /// Whether neither giver nor receiver have set a bound that is reached.
-    fn may_go_on(&self, wants: &Wants, spent: Duration) -> bool {
+    pub(crate) fn may_go_on(&self, wants: &Wants, spent: Duration) -> bool {
         let times = self.series.times;
         self.terms().passing.allows(times, spent) && wants.passing.allows(times, spent)
     }

@@ -22,6 +22,8 @@ pub(crate) struct Head {
     pub(crate) at_store: Option<Box<AtStore>>,
     /// The lease that was passed on with the turn.
     pub(crate) passed: Option<Arc<Lease>>,
+    /// It was on offer to somebody else, who did not come.
+    pub(crate) took_over: bool,
     /// How long it is to wait before it asks.
     pub(crate) rest: Duration,
     /// Nobody stood in line when it came, and it has not asked yet.
@@ -55,6 +57,7 @@ impl Head {
             rank,
             at_store: taken.at_store,
             passed: taken.lease,
+            took_over: taken.took_over,
             rest: taken.rest,
             is_alone: false,
         }
@@ -67,6 +70,7 @@ impl Head {
             rank: turn,
             at_store: None,
             passed: None,
+            took_over: false,
             rest: Duration::ZERO,
             is_alone: true,
         }
@@ -295,7 +299,8 @@ impl Drop for Head {
         };
         contained(|| {
             self.leave_at_store();
-            lease.put_back(self.spot.take(), lease.renewer());
+            let here = self.spot.store.renewer(&self.spot.key).ok();
+            lease.put_back(self.spot.take(), here.as_ref().unwrap_or(lease.renewer()));
         });
     }
 }
