@@ -96,8 +96,8 @@
 //! of the new primary is greater all the same, if its clock is not behind the old one's by more than the failover took; so
 //! a resource that checks tokens accepts no late write.
 //!
-//! Measured with 200 locks of a ttl of 30 s, all held, renewed every 3.3 s and waited for, half of which had not reached the replica when the
-//! primary was killed (`cargo test -p lock-fred --all-features --test deploy_failover -- --nocapture` prints it; three
+//! Measured with 200 locks of a ttl of 30 s, all held, renewed every 3.3 s and waited for, half of which had not reached the
+//! replica when the primary was killed (`cargo test -p lock-fred --all-features --test deploy_failover -- --nocapture` prints it; three
 //! runs on a heavily loaded machine of two cores; in CI it is asserted that of the first half none is lost):
 //!
 //! | | Sentinel (down after 1.5 s) | Cluster (node timeout 2 s) |

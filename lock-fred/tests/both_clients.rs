@@ -1,5 +1,10 @@
 //! lock-redis and lock-fred on one key are two users of the same lock.
-#![allow(clippy::arithmetic_side_effects, clippy::unwrap_used, clippy::panic)]
+#![allow(
+    clippy::arithmetic_side_effects,
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    clippy::panic
+)]
 
 mod common;
 
@@ -99,6 +104,42 @@ async fn what_one_takes_on_a_cluster_the_other_knows_renews_and_gives_up() {
         of_one_owner(&redis, &fred, &key(name)).await;
         of_one_owner(&fred, &redis, &key(name)).await;
     }
+}
+
+/// Not of the other: its client lets others come between.
+#[cfg(feature = "cluster")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn while_a_slot_moves_nothing_comes_between_asking_and_what_is_asked() {
+    use lock_testkit::server::RedisCluster;
+
+    let cluster = RedisCluster::start();
+    let backend = Backend::cluster(cluster.urls()).connect().await.unwrap();
+    let slot = cluster.slot_of("{m}");
+    let to = (cluster.master_of(slot) + 1) % 3;
+    let moving = (0..4).map(|n| key(&format!("{{m}}:{n}")));
+    // Of these and those the requests meet at one node.
+    let there = (0..).map(|n| format!("n{n}"));
+    let there = there.filter(|name| cluster.master_of(cluster.slot_of(name)) == to);
+    let keys: Vec<_> = moving.chain(there.take(4).map(|name| key(&name))).collect();
+    let mine = owner();
+    for key in &keys {
+        take(&backend, key, &mine).await;
+    }
+    cluster.begin_move(slot, to);
+    while cluster.move_keys(slot, to, 100) > 0 {}
+    let mut calls = JoinSet::new();
+    for key in keys {
+        let (backend, mine) = (backend.clone(), mine.clone());
+        calls.spawn(async move {
+            for _ in 0..1000 {
+                let answer = renew(&backend, &key, &mine, TTL, Renew::AtLeast).await;
+                assert_eq!(answer.unwrap(), Ownership::Held, "{key}");
+            }
+        });
+    }
+    calls.join_all().await;
+    let errors = cluster.nodes[to].cli(&["INFO", "errorstats"]).text();
+    assert!(!errors.contains("errorstat_MOVED"), "{errors}");
 }
 
 async fn of_one_owner(taker: &impl LockBackend, other: &impl LockBackend, key: &LockKey) {

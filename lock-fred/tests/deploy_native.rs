@@ -12,6 +12,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 
 use common::alone::{Alone, Kind};
+use common::deploy::{Deployment, On, Pool};
 use common::*;
 use lock_core::{
     AcquireRequest, Attempt, BackendErrorKind, ForceRelease, LockBackend, LockError, LockKey,
@@ -140,30 +141,36 @@ fn request(reader: &mut BufReader<TcpStream>) -> Option<Vec<Vec<u8>>> {
 
 struct Renamed;
 
-impl Kind for Renamed {
+static SERVERS: Pool<RedisServer> = Pool::new(valkey);
+
+impl Deployment for Renamed {
+    type Servers = RedisServer;
     const GAPS: &'static [Gap] = GAPS;
 
     fn is_here() -> bool {
         Program::Valkey.is_here()
     }
 
-    fn options() -> RedisOptions {
-        RedisOptions::new().with_program(Program::Valkey)
+    fn pool() -> &'static Pool<RedisServer> {
+        &SERVERS
     }
 
-    async fn client(url: &str) -> FredBackend {
-        native(&format!("redis://127.0.0.1:{}", renamed(url))).await
+    fn urls(server: &RedisServer) -> Vec<String> {
+        vec![server.url()]
+    }
+
+    async fn client(urls: Vec<String>) -> FredBackend {
+        native(&format!("redis://127.0.0.1:{}", renamed(&urls[0]))).await
     }
 }
 
 mod delex {
-    lock_testkit::conformance!(super::Alone<super::Renamed>);
+    lock_testkit::conformance!(super::On<super::Renamed>);
 }
 
 #[cfg(feature = "cluster")]
 mod on_a_cluster {
 
-    use common::deploy::{Deployment, On, Pool};
     use lock_core::{Released, RenewRequest};
     use lock_testkit::server::RedisCluster;
 

@@ -75,8 +75,12 @@
 //! is free may answer an error until the move ends. Renewals go out by slot. The client sends a request again by itself
 //! when it is led elsewhere or a connection breaks ([`resends`]), which is harmless, because a script that meets its own entry
 //! touches nothing. But what is refused may then have been applied before, so that a refusal is of [unknown] outcome, unless it
-//! is one that every copy meets, such as a missing right. Over RESP2 waiters are not woken. A node that is silent is looked for again and again, and calls to other
-//! nodes may meanwhile wait for a fifth of the connect timeout.
+//! is one that every copy meets, such as a missing right. Over RESP2 waiters are not woken. A node that is silent is looked for
+//! again and again, and calls to other nodes may meanwhile wait for a fifth of the connect timeout. With [native
+//! commands][`with_native_commands`] there is a gap, which is the client's: while it has no connection to the node that has a slot
+//! it tries any other, and it says `ASKING` in a message of its own, which allows whatever comes next. So while a slot moves, and
+//! this program cannot reach the node that it leaves, a held lock may be granted where the slot goes. lock-fred does neither; and
+//! a script names two keys, and is refused there.
 //!
 //! **TLS** is rustls with the system's authorities. Which crate does the cryptography is your program's choice: depend on
 //! `rustls` with the feature `ring` or `aws_lc_rs`, or install a provider before you connect.
@@ -97,8 +101,8 @@
 //! of the new primary is greater all the same, if its clock is not behind the old one's by more than the failover took; so
 //! a resource that checks tokens accepts no late write.
 //!
-//! Measured with 200 locks of a ttl of 30 s, all held, renewed every 3.3 s and waited for, half of which had not reached the replica when the
-//! primary was killed (`cargo test -p lock-redis --all-features --test deploy_failover -- --nocapture` prints it; three
+//! Measured with 200 locks of a ttl of 30 s, all held, renewed every 3.3 s and waited for, half of which had not reached the
+//! replica when the primary was killed (`cargo test -p lock-redis --all-features --test deploy_failover -- --nocapture` prints it; three
 //! runs on a heavily loaded machine of two cores; in CI it is asserted that of the first half none is lost):
 //!
 //! | | Sentinel (down after 1.5 s) | Cluster (node timeout 2 s) |

@@ -16,13 +16,12 @@ use futures_util::stream::FuturesUnordered;
 use lock_core::{BackendError, BackendErrorKind, Moment};
 
 use super::target::{Login, Target};
-use super::{Connection, Server, Words, slot};
+use super::{Connection, Words, answers, slot};
 use crate::answer::Reply;
 use crate::connection::{Live, Order, Own, Request};
 use crate::error::{Cause, Failure};
 
-/// How often a request is led elsewhere. It was not applied before. While a slot moves, requests of others that come between
-/// `ASKING` and ours lead us to and fro.
+/// How often a request is led elsewhere. It was not applied before.
 pub(super) const REDIRECTIONS: usize = 16;
 
 /// How long the map is good at least, however many nodes fail.
@@ -107,7 +106,11 @@ impl Nodes {
                     let Connection::Server(server) = &live.connection else {
                         return Err(nowhere(slot));
                     };
-                    server.send_asking(Words::of_script(request)).await
+                    let replies = server.send_asking(vec![Words::of_script(request)]).await;
+                    replies
+                        .into_iter()
+                        .next()
+                        .unwrap_or_else(|| Err(nowhere(slot)))
                 } else {
                     node.own.send(&live, request).await
                 };
@@ -216,19 +219,14 @@ impl Nodes {
         let Connection::Server(server) = &live.connection else {
             return Err(nowhere(slot));
         };
-        let ask = asking.then(|| vec!["ASKING"]);
-        let sent: Vec<_> = commands
-            .iter()
-            .flat_map(|command| ask.iter().chain([*command]).cloned())
-            .collect();
-        let result = server.send_all(&sent).await;
-        watched.answered(&result);
-        let replies = result?.into_iter();
-        let replies = if asking {
-            replies.skip(1).step_by(2).collect()
+        let sent = commands.iter().map(|command| Words::new(command));
+        let result = if asking {
+            answers(server.send_asking(sent.collect()).await)
         } else {
-            replies.collect()
+            server.send_all(sent.collect()).await
         };
+        watched.answered(&result);
+        let replies = result?;
         drop(live);
         Ok((Arc::clone(&node), replies))
     }
@@ -463,14 +461,6 @@ impl Drop for Watched<'_> {
     fn drop(&mut self) {
         self.0.lost.store(true, Ordering::Relaxed);
         self.0.near.store(false, Ordering::Relaxed);
-    }
-}
-
-impl Server {
-    /// Sends to a node that takes over the slot just now.
-    async fn send_asking(&self, request: Words) -> Result<Reply, Failure> {
-        let (_, reply) = tokio::join!(self.ask(&["ASKING"]), self.send(request));
-        reply
     }
 }
 

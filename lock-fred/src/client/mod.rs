@@ -8,8 +8,10 @@ mod sentinel;
 mod subscriber;
 mod target;
 
-use std::sync::Arc;
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use fred::clients::{Client, WithOptions};
 use fred::error::ErrorKind;
@@ -75,7 +77,10 @@ impl Connection {
         order: Order,
     ) -> Result<Vec<Result<Reply, Failure>>, Failure> {
         match self {
-            Self::Server(server) => server.send_all(commands).await,
+            Self::Server(server) => {
+                let requests = commands.iter().map(|command| Words::new(command));
+                server.send_all(requests.collect()).await
+            }
             Self::Cluster(nodes) => nodes.send_all(key, commands, order).await,
         }
     }
@@ -99,6 +104,8 @@ impl Connection {
 pub(crate) struct Server {
     client: WithOptions<Client>,
     requests: Requests,
+    /// Shut while requests are handed to the client between which no other may come.
+    gate: RwLock<()>,
     /// Its sender is gone when the connection has ended.
     ended: watch::Receiver<()>,
     _driven: Driven,
@@ -111,6 +118,25 @@ impl Server {
     }
 
     async fn send(&self, request: Words) -> Result<Reply, Failure> {
+        let open = || self.gate.read().unwrap_or_else(PoisonError::into_inner);
+        handed_over(self.send_through(request), open).await
+    }
+
+    /// Sends each directly behind an `ASKING`, in this order: only what directly follows it is allowed by it, and must be ours.
+    async fn send_asking(&self, requests: Vec<Words>) -> Vec<Result<Reply, Failure>> {
+        let shut = || self.gate.write().unwrap_or_else(PoisonError::into_inner);
+        let sent = requests.into_iter().map(|request| async {
+            let (_, reply) = tokio::join!(
+                self.send_through(Words::new(&["ASKING"])),
+                self.send_through(request)
+            );
+            reply
+        });
+        handed_over(join_all(sent), shut).await
+    }
+
+    /// Not to be polled for the first time but as the gate wants it.
+    async fn send_through(&self, request: Words) -> Result<Reply, Failure> {
         let under_way = self.requests.begin();
         let sent = self.while_open(send(&self.client, request)).await;
         let frame = sent.map_err(|error| {
@@ -126,18 +152,9 @@ impl Server {
     }
 
     /// In this order. Fails if it is not known what became of one of them.
-    async fn send_all(
-        &self,
-        commands: &[Vec<&str>],
-    ) -> Result<Vec<Result<Reply, Failure>>, Failure> {
-        let sent = commands.iter().map(|command| self.ask(command));
-        let replies = join_all(sent).await.into_iter();
-        replies
-            .map(|reply| match reply {
-                Err(failure) if !failure.is_answer() => Err(failure),
-                answer => Ok(answer),
-            })
-            .collect()
+    async fn send_all(&self, requests: Vec<Words>) -> Result<Vec<Result<Reply, Failure>>, Failure> {
+        let sent = requests.into_iter().map(|request| self.send(request));
+        answers(join_all(sent).await)
     }
 
     /// A client without a connection keeps what it is asked to send, and answers nothing.
@@ -151,6 +168,25 @@ impl Server {
             () = ended(&self.ended) => Err(Error::new(ErrorKind::IO, "Connection closed.")),
         }
     }
+}
+
+/// Fails if it is not known what became of one of them.
+fn answers(replies: Vec<Result<Reply, Failure>>) -> Result<Vec<Result<Reply, Failure>>, Failure> {
+    let answers = replies.into_iter().map(|reply| match reply {
+        Err(failure) if !failure.is_answer() => Err(failure),
+        answer => Ok(answer),
+    });
+    answers.collect()
+}
+
+/// Holds what `hold` gives while `sent` is polled for the first time, which is when the client is handed its requests.
+async fn handed_over<F: Future, H>(sent: F, hold: impl FnOnce() -> H) -> F::Output {
+    let (mut sent, mut hold) = (pin!(sent), Some(hold));
+    poll_fn(move |context| {
+        let _held = hold.take().map(|hold| hold());
+        sent.as_mut().poll(context)
+    })
+    .await
 }
 
 /// Which requests have no reply yet. Replies come in order.

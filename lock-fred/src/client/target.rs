@@ -1,7 +1,7 @@
 //! Where connections lead to, and making them.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use fred::clients::Client;
@@ -388,6 +388,7 @@ async fn open(
     Ok(Server {
         client: client.with_options(&options(settings.response_timeout)),
         requests: Requests::default(),
+        gate: RwLock::default(),
         ended,
         _driven: driven,
     })

@@ -288,6 +288,23 @@ impl Together for lock_testkit::server::RedisCluster {
     }
 }
 
+/// By itself.
+impl Together for RedisServer {
+    fn servers(&self) -> Vec<&RedisServer> {
+        vec![self]
+    }
+
+    fn servers_mut(&mut self) -> Vec<&mut RedisServer> {
+        vec![self]
+    }
+
+    fn place_of(&self, _: &str) -> usize {
+        0
+    }
+
+    fn wait_until_up(&self) {}
+}
+
 impl Together for RedisSentinel {
     fn servers(&self) -> Vec<&RedisServer> {
         self.servers.iter().collect()
