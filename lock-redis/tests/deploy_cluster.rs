@@ -342,6 +342,8 @@ async fn the_minimal_user_of_a_cluster_is_the_documented_one() {
 
 #[tokio::test]
 async fn what_a_user_of_a_cluster_lacks_is_named_at_the_first_use() {
+    // Where nobody else makes scripts known.
+    let cluster = RedisCluster::start();
     let key = LockKey::with_prefix("lock:", "k").unwrap();
     for missing in [
         "evalsha",
@@ -359,12 +361,12 @@ async fn what_a_user_of_a_cluster_lacks_is_named_at_the_first_use() {
     ] {
         let rights = LEAST_RIGHTS_OF_A_CLUSTER.replace(&format!("+{missing} "), "");
         assert_ne!(rights, LEAST_RIGHTS_OF_A_CLUSTER);
-        for node in &CLUSTERS.shared().nodes {
+        for node in &cluster.nodes {
             // EVAL is needed where the script is not known.
             node.cli(&["SCRIPT", "FLUSH"]);
             node.add_user(&format!("lacks-{missing}"), "pw", &rights);
         }
-        let urls = CLUSTERS.shared().nodes.iter();
+        let urls = cluster.nodes.iter();
         let urls = urls.map(|node| node.url_for(&format!("lacks-{missing}"), "pw"));
         let used = async {
             let backend = Backend::cluster(urls).connect().await?;
@@ -377,8 +379,7 @@ async fn what_a_user_of_a_cluster_lacks_is_named_at_the_first_use() {
         let said = error.to_string().to_lowercase();
         assert!(said.contains(missing), "{missing}: {error}");
         assert!(
-            CLUSTERS
-                .shared()
+            cluster
                 .server_of("lock:k")
                 .cli(&["EXISTS", "lock:k"])
                 .integer()

@@ -151,7 +151,7 @@ impl Server {
         answer(frame)
     }
 
-    /// In this order. Fails if it is not known what became of one of them.
+    /// In this order. Fails if none of them was answered.
     async fn send_all(&self, requests: Vec<Words>) -> Result<Vec<Result<Reply, Failure>>, Failure> {
         let sent = requests.into_iter().map(|request| self.send(request));
         answers(join_all(sent).await)
@@ -170,13 +170,14 @@ impl Server {
     }
 }
 
-/// Fails if it is not known what became of one of them.
+/// Fails if none has an answer, as the first did: what became of that, the failures of those behind it do not say.
 fn answers(replies: Vec<Result<Reply, Failure>>) -> Result<Vec<Result<Reply, Failure>>, Failure> {
-    let answers = replies.into_iter().map(|reply| match reply {
-        Err(failure) if !failure.is_answer() => Err(failure),
-        answer => Ok(answer),
-    });
-    answers.collect()
+    let is_answered =
+        |reply: &Result<_, Failure>| reply.as_ref().err().is_none_or(Failure::is_answer);
+    match replies.first() {
+        Some(Err(failure)) if !replies.iter().any(is_answered) => Err(failure.clone()),
+        _ => Ok(replies),
+    }
 }
 
 /// Holds what `hold` gives while `sent` is polled for the first time, which is when the client is handed its requests.
@@ -414,6 +415,17 @@ mod tests {
             let failure = failure(&Error::new(kind, details));
             assert_eq!(failure.cause(), cause, "{details}");
         }
+    }
+
+    #[test]
+    fn what_was_answered_is_known_whatever_became_of_what_was_behind_it() {
+        let failed = |cause| Err(Failure::new(cause, ""));
+        let done = || Ok(Reply::Number(1));
+        let replies = answers(vec![done(), failed(Cause::NotSent)]).unwrap();
+        assert!(matches!(replies[..], [Ok(Reply::Number(1)), Err(_)]));
+        let unknown = answers(vec![failed(Cause::Broken), failed(Cause::NotSent)]);
+        assert_eq!(unknown.unwrap_err().cause(), Cause::Broken);
+        assert!(answers(Vec::new()).unwrap().is_empty());
     }
 
     #[test]

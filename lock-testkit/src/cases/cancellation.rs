@@ -102,8 +102,8 @@ pub async fn a_cancelled_wait_leaves_the_holder_alone<F: Fixture>(fixture: F) {
         },
     )
     .await;
-    // Where time is short, there is one attempt.
-    assert!(cuts >= 5, "{cuts}");
+    // Where time is short, there is one attempt: on its way there, at the store, and on its way back.
+    assert!(cuts >= 3, "{cuts}");
     assert_lasts(&oracle, &key, HOLD, asked).await;
     assert_eq!(release(&oracle, &key, &holder).await, Ownership::Held);
     sleep(50 * MILLISECOND).await;
