@@ -73,7 +73,6 @@ fn pairs(stage: &Stage, arguments: &Arguments, keys: Keys) -> Outcome {
         keys,
         count: arguments.size(1000),
         figure: TIME,
-        note: "",
         runs: Vec::new(),
     };
     contestants::growing(&mut pairs);
