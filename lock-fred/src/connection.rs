@@ -85,7 +85,23 @@ impl Link {
             request.script = script.source;
             reply = line.send(&request).await;
         }
-        Ok(reply.map_err(|failure| failure.about(keys)))
+        Ok(reply.map_err(|failure| {
+            let failure = failure.about(keys);
+            if self.is_cluster() {
+                failure
+            } else {
+                failure.alone()
+            }
+        }))
+    }
+}
+
+impl Link {
+    fn is_cluster(&self) -> bool {
+        match self {
+            Self::Given(_) => false,
+            Self::Own(own) => own.target.is_cluster(),
+        }
     }
 }
 
@@ -277,9 +293,12 @@ impl Own {
         })
         .await
         .map(|replies| {
-            let named =
-                |reply: Result<Reply, Failure>| reply.map_err(|failure| failure.about(&[key]));
-            replies.into_iter().map(named).collect()
+            let named = |failure: Failure| {
+                let failure = failure.about(&[key]);
+                if cluster { failure } else { failure.alone() }
+            };
+            let replies = replies.into_iter();
+            replies.map(|reply| reply.map_err(named)).collect()
         })
         .map_err(error::not_answered)
     }

@@ -172,6 +172,7 @@ mod client;
 mod connection;
 mod error;
 mod eviction;
+mod exposure;
 mod force;
 mod keys;
 mod native;
@@ -182,6 +183,9 @@ mod subscription;
 mod wakeups;
 
 pub use backend::FredBackend;
-pub use builder::{DEFAULT_CONNECT_TIMEOUT, DEFAULT_RESPONSE_TIMEOUT, FredBackendBuilder};
+pub use builder::{
+    DEFAULT_CONNECT_TIMEOUT, DEFAULT_RESPONSE_TIMEOUT, DEFAULT_SUBSCRIPTIONS_AT_MOST,
+    FredBackendBuilder,
+};
 pub use fred;
 pub use lock_core;

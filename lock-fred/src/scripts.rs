@@ -32,7 +32,8 @@ macro_rules! script {
 
 script!(
     /// KEYS: lock, fencing counter. ARGV: owner, ttl (ms), tokens, owner to take over from or empty, how long
-    /// the counter is kept (ms), `1` to check permissions.
+    /// the counter is kept (ms), `1` to check permissions, and then: wake channel, [`PUBLISH`] or nothing, and other commands
+    /// that the user must be allowed.
     ACQUIRE, "lua/acquire_free.lua", then "lua/acquire.lua"
 );
 script!(
@@ -40,7 +41,7 @@ script!(
     RENEW, then "lua/renew.lua"
 );
 script!(
-    /// KEYS: lock. ARGV: owner, wake channel, [`PUBLISH`].
+    /// KEYS: lock. ARGV: owner, wake channel, [`PUBLISH`] or nothing.
     RELEASE, "lua/release_held.lua", then "lua/release.lua"
 );
 script!(
@@ -53,7 +54,7 @@ script!(
 );
 
 script!(
-    /// KEYS: lock, fencing counter. ARGV: wake channel, [`PUBLISH`], how long the counter is kept (ms).
+    /// KEYS: lock, fencing counter. ARGV: wake channel, [`PUBLISH`] or nothing, how long the counter is kept (ms).
     FORCE, then "lua/force.lua"
 );
 

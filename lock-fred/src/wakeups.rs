@@ -23,6 +23,8 @@ pub(crate) struct Hub {
 #[derive(Default)]
 struct State {
     waiters: HashMap<String, Vec<Arc<Notify>>>,
+    /// How many they are.
+    count: usize,
     /// The task that holds the connection, and its number.
     task: Option<(u64, UnboundedSender<Command>)>,
     tasks: u64,
@@ -123,7 +125,7 @@ impl Wakeups for HubWakeups {
         if self.0.target.is_cluster() {
             keys::shard(key)?;
         }
-        let waiter = Waiter::join(&self.0, keys::wake(key)?);
+        let waiter = Waiter::join(&self.0, keys::wake(key)?)?;
         subscription::confirm(&self.0, &waiter.channel).await?;
         // The caller looks at the lock after this, so that what woke it until now need not wake it again.
         let _ = waiter.notify.notified().now_or_never();
@@ -144,24 +146,30 @@ struct Waiter {
 }
 
 impl Waiter {
-    fn join(hub: &Arc<Hub>, channel: String) -> Self {
-        let notify = Arc::new(Notify::new());
-        hub.state()
-            .waiters
-            .entry(channel.clone())
-            .or_default()
-            .push(Arc::clone(&notify));
-        Self {
+    fn join(hub: &Arc<Hub>, channel: String) -> Result<Self, BackendError> {
+        let (notify, most) = (Arc::new(Notify::new()), hub.target.subscriptions);
+        let mut state = hub.state();
+        if state.count >= most {
+            return Err(BackendError::transient(format!(
+                "{most} subscriptions are in force or being made, and no more are to be"
+            )));
+        }
+        state.count = state.count.saturating_add(1);
+        let waiters = state.waiters.entry(channel.clone()).or_default();
+        waiters.push(Arc::clone(&notify));
+        drop(state);
+        Ok(Self {
             hub: Arc::clone(hub),
             channel,
             notify,
-        }
+        })
     }
 }
 
 impl Drop for Waiter {
     fn drop(&mut self) {
         let mut state = self.hub.state();
+        state.count = state.count.saturating_sub(1);
         let Some(waiters) = state.waiters.get_mut(&self.channel) else {
             return;
         };

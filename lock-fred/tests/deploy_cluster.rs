@@ -342,49 +342,57 @@ async fn the_minimal_user_of_a_cluster_is_the_documented_one() {
 
 #[tokio::test]
 async fn what_a_user_of_a_cluster_lacks_is_named_at_the_first_use() {
-    // Where nobody else makes scripts known.
     let cluster = RedisCluster::start();
-    let key = LockKey::with_prefix("lock:", "k").unwrap();
-    for missing in [
-        "evalsha",
-        "eval",
-        "set",
-        "get",
-        "getrange",
-        "type",
-        "del",
-        "pexpire",
-        "pttl",
-        "time",
-        "cluster|slots",
-        "ssubscribe",
-    ] {
-        let rights = LEAST_RIGHTS_OF_A_CLUSTER.replace(&format!("+{missing} "), "");
-        assert_ne!(rights, LEAST_RIGHTS_OF_A_CLUSTER);
+    for (missing, rights) in each_missing(LEAST_RIGHTS_OF_A_CLUSTER) {
         for node in &cluster.nodes {
             // EVAL is needed where the script is not known.
             node.cli(&["SCRIPT", "FLUSH"]);
-            node.add_user(&format!("lacks-{missing}"), "pw", &rights);
+            node.add_user("locks", "pw", &rights);
         }
-        let urls = cluster.nodes.iter();
-        let urls = urls.map(|node| node.url_for(&format!("lacks-{missing}"), "pw"));
-        let used = async {
-            let backend = Backend::cluster(urls).connect().await?;
-            let wakeups = backend.wakeups().unwrap();
-            wakeups.subscribe(&key, None).await?;
-            attempt(&backend, &key, &owner()).await
-        };
-        let error = used.await.unwrap_err();
-        assert_eq!(error.kind(), BackendErrorKind::Permanent, "{error}");
-        let said = error.to_string().to_lowercase();
-        assert!(said.contains(missing), "{missing}: {error}");
-        assert!(
-            cluster
-                .server_of("lock:k")
-                .cli(&["EXISTS", "lock:k"])
-                .integer()
-                == 0
-        );
+        let urls = cluster.nodes.iter().map(|node| node.url_for("locks", "pw"));
+        let connecting = Backend::cluster(urls).connect();
+        is_missed_at_the_first_use(missing, LEAST_RIGHTS_OF_A_CLUSTER, connecting).await;
+        let standing = cluster.nodes.iter().map(|node| node.cli(&["DBSIZE"]));
+        let standing: i64 = standing.map(|size| size.integer()).sum();
+        assert_eq!(standing, 0, "{missing}");
+    }
+}
+
+#[tokio::test]
+async fn who_connects_to_one_node_alone_is_told_to_connect_to_the_cluster() {
+    let node = &CLUSTERS.shared().nodes[0];
+    let mine = owner();
+    // Some keys are here, and no others.
+    let here = (0..).map(|n| format!("alone:{n}"));
+    let (here, elsewhere): (Vec<_>, Vec<_>) = here
+        .take(50)
+        .partition(|name| CLUSTERS.shared().master_of(CLUSTERS.shared().slot_of(name)) == 0);
+    for url in [node.url(), format!("{}?protocol=resp2", node.url())] {
+        let backend = Backend::connect(url).await.unwrap();
+        let (here, elsewhere) = (key(&here[0]), key(&elsewhere[0]));
+        take(&backend, &here, &mine).await;
+        let both =
+            [&here, &elsewhere].map(|key| RenewRequest::new(key, &mine, TTL, Renew::AtLeast));
+        let mut errors = vec![
+            attempt(&backend, &elsewhere, &mine).await.unwrap_err(),
+            backend.release(&elsewhere, &mine).await.unwrap_err(),
+            backend.inspect(&elsewhere).await.unwrap_err(),
+        ];
+        let renewed = backend.renew(&both).await;
+        errors.extend(renewed.into_iter().map(Result::unwrap_err));
+        for error in errors {
+            assert_eq!(error.kind(), BackendErrorKind::Permanent, "{error}");
+            let said = error.to_string();
+            assert!(
+                said.contains("Backend::cluster` (feature `cluster`)"),
+                "{said}"
+            );
+        }
+        backend.release(&here, &mine).await.unwrap();
+        // Nobody waits for what cannot be had.
+        let lock = Locks::new(backend).lock(elsewhere.as_str());
+        let error = soon("an answer", lock.acquire()).await.unwrap_err();
+        assert!(!error.is_retryable(), "{error}");
     }
 }
 

@@ -357,16 +357,16 @@ async fn a_wait_of_nothing_is_one_attempt_without_a_subscription() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_a_right_to_the_channel_waiters_poll() {
+async fn without_wakeups_waiters_poll_and_need_no_right_to_the_channel() {
     let server = RedisServer::start();
     let rules = "on >pw resetkeys resetchannels -@all ~lock:* +evalsha +eval +set +get +getrange \
-                 +type +del +pexpire +pttl +time +subscribe +unsubscribe +ping";
+                 +type +del +pexpire +pttl +time";
     let mut command = vec!["ACL", "SETUSER", "locks"];
     command.extend(rules.split_whitespace());
     assert_eq!(server.cli(&command).text(), "OK");
     let url = format!("redis://locks:pw@127.0.0.1:{}", server.port());
     let client = async || {
-        let backend = Backend::connect(&url).await.unwrap();
+        let backend = Backend::connect(&url).await.unwrap().without_wakeups();
         Locks::new(backend).with_prefix("lock:")
     };
     let guard = client().await.lock("k").try_acquire().await.unwrap();
@@ -385,4 +385,5 @@ async fn without_a_right_to_the_channel_waiters_poll() {
     assert_eq!(guard.release().await.unwrap(), Released::Released);
     soon_all(waiters).await;
     assert_eq!(served.load(Ordering::SeqCst), 5);
+    assert_eq!(refusals(&server), Vec::<String>::new());
 }

@@ -241,3 +241,24 @@ async fn a_silent_connection_is_replaced_and_everybody_woken() {
     server.cli(&["PUBLISH", "{a}:fencelock:wake", ""]);
     soon("a message", wakeup.notified()).await;
 }
+
+/// It is asked whether it is alive every five seconds. An answer that goes astray would look like silence.
+#[tokio::test]
+async fn a_subscription_lasts_as_long_as_its_connection_does() {
+    let server = RedisServer::start();
+    let connected = || {
+        let clients = server.cli(&["CLIENT", "LIST", "TYPE", "pubsub"]).text();
+        clients.split(' ').next().unwrap().to_owned()
+    };
+    for protocol in ["", "?protocol=resp2"] {
+        let url = format!("{}{protocol}", server.url());
+        let backend = Backend::connect(url).await.unwrap();
+        let wakeups = backend.wakeups().unwrap();
+        let _wakeup = wakeups.subscribe(&key("k"), None).await.unwrap();
+        let first = connected();
+        tokio::time::sleep(13 * SECOND).await;
+        assert_eq!(connected(), first);
+        drop(backend);
+        server.cli(&["CLIENT", "KILL", "TYPE", "pubsub"]);
+    }
+}

@@ -18,7 +18,7 @@ use crate::answer::{Answer, Reply};
 use crate::client::{self, Given, Part, Settings, Target};
 use crate::connection::{Link, Own};
 use crate::error::Failure;
-use crate::native::Native;
+use crate::native::{Native, Rights};
 use crate::replicas::{Granted, Replicas};
 use crate::wakeups::{Hub, HubWakeups};
 use crate::{error, keys, scripts};
@@ -31,6 +31,8 @@ pub(crate) const COUNTER_KEPT: Duration = Duration::from_secs(24 * 60 * 60);
 pub struct RedisBackend {
     pub(crate) link: Link,
     hub: Option<Arc<Hub>>,
+    /// Whether releases are told to those who wait.
+    tells: bool,
     /// Whether the keys are spread over many servers.
     cluster: bool,
     resends: bool,
@@ -88,6 +90,7 @@ impl RedisBackend {
     }
 
     pub(crate) fn own(target: Target) -> Self {
+        target.warn_of_exposure();
         let target = Arc::new(target);
         let cluster = target.is_cluster();
         let hub = target.has_messages().then(|| Hub::new(Arc::clone(&target)));
@@ -105,6 +108,7 @@ impl RedisBackend {
         Self {
             link,
             hub: None,
+            tells: true,
             cluster: false,
             resends,
             survives_restart: false,
@@ -120,15 +124,34 @@ impl RedisBackend {
         keys::fence(key)
     }
 
-    /// The channel of `key`, and the command that tells it something.
+    /// Neither wakes waiters nor has them woken: all look at their locks from time to time, the waiters of others for a lock of
+    /// ours too. For a user who may neither publish nor subscribe, which is else an error of the first attempt.
+    #[must_use]
+    pub fn without_wakeups(mut self) -> Self {
+        self.hub = None;
+        self.tells = false;
+        self
+    }
+
+    /// The channel of `key`, and the command that tells it something; none if it is not told.
     pub(crate) fn wake(&self, key: &LockKey) -> Result<(String, &'static str), BackendError> {
         self.place(key)?;
-        let publish = if self.cluster {
-            scripts::SPUBLISH
-        } else {
-            scripts::PUBLISH
+        let publish = match (self.tells, self.cluster) {
+            (false, _) => "",
+            (true, true) => scripts::SPUBLISH,
+            (true, false) => scripts::PUBLISH,
         };
         Ok((keys::wake(key)?, publish))
+    }
+
+    /// What else a user must be allowed than what scripts run.
+    fn rights(&self) -> &'static [&'static str] {
+        match (self.cluster, self.hub.is_some()) {
+            (false, false) => &[],
+            (false, true) => &["SUBSCRIBE", "UNSUBSCRIBE", "PING"],
+            (true, false) => &["ASKING"],
+            (true, true) => &["ASKING", "SSUBSCRIBE", "SUNSUBSCRIBE", "PING"],
+        }
     }
 
     fn place(&self, key: &LockKey) -> Result<(), BackendError> {
@@ -155,26 +178,29 @@ impl LockBackend for RedisBackend {
         let key = request.key;
         let fence = self.fence(key)?;
         if let Some(native) = &self.native {
+            let (wake, publish) = self.wake(key)?;
+            let rights = Rights {
+                channel: &wake,
+                publish,
+                waits: self.hub.is_some(),
+            };
             // Boxed, as what is rare is here, so that what is usual is small.
-            return Box::pin(native.try_acquire(&request)).await;
+            return Box::pin(native.try_acquire(&request, &rights)).await;
         }
         let (owner, ttl) = (request.owner.expose(), milliseconds(request.ttl));
         let tokens = request.tokens.clamp(1, MAX_TOKENS).to_string();
         let from = request.from.map_or("", Owner::expose);
         let keep = milliseconds(COUNTER_KEPT.max(request.ttl.saturating_mul(10)));
-        let check = if self.checked.load(Ordering::Relaxed) {
-            ""
+        let keys = [key.as_str(), &fence];
+        let mut args = [request.owner.expose(), &ttl, &tokens, from, &keep, ""];
+        let reply = if self.checked.load(Ordering::Relaxed) {
+            self.link.run(&scripts::ACQUIRE, &keys, &args).await?
         } else {
-            "1"
+            let (wake, publish) = self.wake(key)?;
+            args[5] = "1";
+            let args = [&args, &[wake.as_str(), publish][..], self.rights()].concat();
+            self.link.run(&scripts::ACQUIRE, &keys, &args).await?
         };
-        let reply = self
-            .link
-            .run(
-                &scripts::ACQUIRE,
-                &[key.as_str(), &fence],
-                &[owner, &ttl, &tokens, from, &keep, check],
-            )
-            .await?;
         match Answer::of(&reply, &fence)? {
             Answer::Granted(fencing) => {
                 let grant = Granted {

@@ -16,6 +16,9 @@ pub const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// gives an operation by default (2 s).
 pub const DEFAULT_RESPONSE_TIMEOUT: Duration = Duration::from_millis(1900);
 
+/// How many subscriptions there may be at once, unless the builder says otherwise.
+pub const DEFAULT_SUBSCRIPTIONS_AT_MOST: usize = 10_000;
+
 /// Where to connect, and how. Made by [`RedisBackend::builder`], [`RedisBackend::sentinel`] and `RedisBackend::cluster`.
 #[derive(Clone)]
 #[must_use = "call connect"]
@@ -126,6 +129,14 @@ impl RedisBackendBuilder {
         self
     }
 
+    /// How many may subscribe to locks at once in order to be woken; default [`DEFAULT_SUBSCRIPTIONS_AT_MOST`]. Who waits beyond
+    /// that is told a transient error, and looks at the lock from time to time instead. (Of all that wait for one lock through
+    /// one `Locks`, one subscribes.)
+    pub const fn with_subscriptions_at_most(mut self, most: usize) -> Self {
+        self.settings.subscriptions = most;
+        self
+    }
+
     /// Trusts this authority, or shows this certificate, to every server at a `rediss://` URL. Default: the system's
     /// authorities, and no certificate.
     #[cfg(feature = "tls")]
@@ -220,6 +231,7 @@ impl Default for Settings {
         Self {
             connect_timeout: DEFAULT_CONNECT_TIMEOUT,
             response_timeout: DEFAULT_RESPONSE_TIMEOUT,
+            subscriptions: DEFAULT_SUBSCRIPTIONS_AT_MOST,
             #[cfg(feature = "tls")]
             certificates: None,
         }

@@ -20,6 +20,8 @@ pub(crate) struct Failure {
     source: Option<client::Error>,
     /// Whether the client may have sent the request before, so that this says nothing of the first copy.
     resent: bool,
+    /// Whether we take the server for the only one.
+    alone: bool,
 }
 
 /// What is known about a failure.
@@ -54,6 +56,7 @@ impl Failure {
             text: text.into(),
             source: None,
             resent: false,
+            alone: false,
         }
     }
 
@@ -61,6 +64,12 @@ impl Failure {
     #[allow(dead_code, reason = "not every client sends again")]
     pub(crate) const fn resent(mut self) -> Self {
         self.resent = true;
+        self
+    }
+
+    /// The same, of a server that we take for the only one.
+    pub(crate) const fn alone(mut self) -> Self {
+        self.alone = true;
         self
     }
 
@@ -217,6 +226,10 @@ pub(crate) fn not_answered(failure: Failure) -> BackendError {
              locks, or use RESP3"
                 .to_owned(),
         ),
+        // Such a server has these keys for good, or never.
+        Cause::Answer if failure.alone && !failure.resent && is_of_a_cluster(&failure.text) => {
+            (Permanent, format!("{OF_A_CLUSTER}: {text}"))
+        }
         // Answers of this kind come before a script runs; any other may come from the middle of it.
         Cause::Answer => {
             let kind = if is_refusal(&failure.text) {
@@ -347,6 +360,14 @@ fn lacks_command(text: &str) -> bool {
 fn is_for_subscriptions(text: &str) -> bool {
     text.starts_with("ERR Can't execute '") && text.contains("SUBSCRIBE")
 }
+
+/// Whether only a node of a cluster says this, of keys that it has not all.
+fn is_of_a_cluster(text: &str) -> bool {
+    ["MOVED", "ASK", "CROSSSLOT", "TRYAGAIN"].contains(&code(text))
+}
+
+const OF_A_CLUSTER: &str = "the server is a node of a cluster, where keys are spread over many: connect to all of it, with \
+     `RedisBackend::cluster` (feature `cluster`)";
 
 fn code(text: &str) -> &str {
     text.split(' ').next().unwrap_or_default()

@@ -175,6 +175,7 @@ mod client;
 mod connection;
 mod error;
 mod eviction;
+mod exposure;
 mod force;
 mod keys;
 mod native;
@@ -185,6 +186,9 @@ mod subscription;
 mod wakeups;
 
 pub use backend::RedisBackend;
-pub use builder::{DEFAULT_CONNECT_TIMEOUT, DEFAULT_RESPONSE_TIMEOUT, RedisBackendBuilder};
+pub use builder::{
+    DEFAULT_CONNECT_TIMEOUT, DEFAULT_RESPONSE_TIMEOUT, DEFAULT_SUBSCRIPTIONS_AT_MOST,
+    RedisBackendBuilder,
+};
 pub use lock_core;
 pub use redis;

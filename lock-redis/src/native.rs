@@ -4,7 +4,7 @@
 //! them is one atomic step. What else an answer tells (who holds the lock, and for how long yet) is asked behind it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::Duration;
 
 use lock_core::{
@@ -23,6 +23,9 @@ const LONGEST_OWNER: usize = 161;
 /// The commands that delete an entry of an owner's.
 const DELETES: [&str; 2] = ["DELIFEQ", "DELEX"];
 
+/// How long it may take to find out at the first attempt what waiting takes.
+const LONGEST_TRIAL: Duration = Duration::from_millis(200);
+
 /// Not known yet which of [`DELETES`] the server has.
 const UNKNOWN: u8 = u8::MAX;
 
@@ -31,6 +34,17 @@ pub(crate) struct Native {
     own: Arc<Own>,
     /// Which of [`DELETES`] the server has.
     delete: AtomicU8,
+    /// Whether the server let us run whatever telling and waiting take.
+    checked: AtomicBool,
+}
+
+/// What telling and waiting take.
+pub(crate) struct Rights<'a> {
+    pub(crate) channel: &'a str,
+    /// None if nothing is told.
+    pub(crate) publish: &'a str,
+    /// Whether anybody may want to be woken.
+    pub(crate) waits: bool,
 }
 
 /// What stands at a key.
@@ -44,12 +58,14 @@ impl Native {
         Self {
             own,
             delete: AtomicU8::new(UNKNOWN),
+            checked: AtomicBool::new(false),
         }
     }
 
     pub(crate) async fn try_acquire(
         &self,
         request: &AcquireRequest<'_>,
+        rights: &Rights<'_>,
     ) -> Result<Attempt, BackendError> {
         let (key, owner) = (request.key.as_str(), request.owner.expose());
         if self.delete.load(Ordering::Relaxed) == UNKNOWN {
@@ -64,6 +80,9 @@ impl Native {
                 return Err(error::not_answered(failure));
             }
             self.look(key, owner).await?;
+        }
+        if !self.checked.load(Ordering::Relaxed) {
+            self.check(key, request.ttl, rights).await?;
         }
         let ttl = milliseconds(request.ttl);
         let set = match request.from {
@@ -83,6 +102,40 @@ impl Native {
             (_, Err(failure)) => Err(error::not_answered(failure)),
             (_, Ok(_)) => Err(error::senseless()),
         }
+    }
+
+    /// Runs what telling and waiting take, in vain. So a missing right shows now, and not when somebody waits.
+    async fn check(
+        &self,
+        key: &str,
+        ttl: Duration,
+        rights: &Rights<'_>,
+    ) -> Result<(), BackendError> {
+        let refused = |failure: Failure| error::not_answered(failure.about(&[rights.channel]));
+        if !rights.publish.is_empty() {
+            let told = vec![rights.publish, rights.channel, ""];
+            let mut replies = self.send(key, &[told], Order::Kept).await?;
+            replies.remove(0).map_err(refused)?;
+        }
+        if self.own.target.is_cluster() {
+            // Taken back by what follows, which is of no interest.
+            let asking = [vec!["ASKING"], vec!["TYPE", key]];
+            let mut replies = self.send(key, &asking, Order::Together).await?;
+            replies.remove(0).map_err(refused)?;
+        }
+        if rights.waits {
+            // An attempt must not wait for another connection for longer than it has time: with the default options, half of
+            // that. The next one tries again.
+            let patience = ttl.mul_f64(0.1).min(LONGEST_TRIAL);
+            let tried = self.own.target.try_subscribing(rights.channel);
+            match tokio::time::timeout(patience, tried).await {
+                Ok(Ok(())) => {}
+                Ok(Err(failure)) if failure.is_answer() => return Err(refused(failure)),
+                _ => return Ok(()),
+            }
+        }
+        self.checked.store(true, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Renewals of keys of one slot.

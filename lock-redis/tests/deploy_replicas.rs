@@ -132,12 +132,9 @@ async fn more_replicas_than_there_are_never_have_it() {
 
 #[tokio::test]
 async fn the_right_to_wait_is_missed_by_name_at_the_first_use() {
-    let rules = "resetchannels ~lock:* &lock:* +evalsha +eval +set +get +getrange +type +del +pexpire +pttl +time";
-    PAIRS.shared().primary.add_user("hasty", "pw", rules);
-    PAIRS
-        .shared()
-        .primary
-        .add_user("careful", "pw", &format!("{rules} +wait"));
+    PAIRS.shared().primary.add_user("hasty", "pw", LEAST_RIGHTS);
+    let rights = format!("{LEAST_RIGHTS} {RIGHTS_TO_ASK} +wait");
+    PAIRS.shared().primary.add_user("careful", "pw", &rights);
     let connect = async |user| {
         let url = PAIRS.shared().primary.url_for(user, "pw");
         Backend::builder(url)
@@ -154,7 +151,11 @@ async fn the_right_to_wait_is_missed_by_name_at_the_first_use() {
     assert_eq!(error.kind(), BackendErrorKind::Permanent, "{error}");
     assert!(error.to_string().contains("'wait'"), "{error}");
     assert!(!exists(&PAIRS.shared().primary, "lock:acl"));
-    take(&connect("careful").await, &key, &mine).await;
+    PAIRS.shared().primary.cli(&["ACL", "LOG", "RESET"]);
+    let careful = connect("careful").await;
+    take(&careful, &key, &mine).await;
+    assert_eq!(careful.release(&key, &mine).await.unwrap(), Ownership::Held);
+    assert_eq!(all_refusals(&PAIRS.shared().primary), Vec::<String>::new());
 }
 
 #[tokio::test]

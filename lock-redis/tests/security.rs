@@ -214,10 +214,74 @@ async fn use_everything(urls: &[String]) {
 }
 
 #[tokio::test]
-async fn without_the_channel_waiters_poll_and_releases_work() {
+async fn each_right_that_is_missing_is_named_at_the_first_use() {
+    let server = RedisServer::start();
+    for (missing, rights) in each_missing(LEAST_RIGHTS) {
+        // EVAL is needed where the script is not known.
+        server.cli(&["SCRIPT", "FLUSH"]);
+        server.add_user("locks", "pw", &rights);
+        let url = server.url_for("locks", "pw");
+        for url in [url.clone(), format!("{url}?protocol=resp2")] {
+            is_missed_at_the_first_use(missing, LEAST_RIGHTS, Backend::connect(url)).await;
+            assert_eq!(server.cli(&["DBSIZE"]).integer(), 0, "{missing}");
+        }
+    }
+    // The channels.
+    let rights = LEAST_RIGHTS.replace(" &lock:*", "");
+    server.add_user("locks", "pw", &rights);
+    let backend = Backend::connect(server.url_for("locks", "pw"))
+        .await
+        .unwrap();
+    let error = attempt(&backend, &prefixed("x"), &owner())
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), BackendErrorKind::Permanent, "{error}");
+    let channel = "\"lock:{lock:x}:fencelock:wake\"";
+    assert!(error.to_string().contains(channel), "{error}");
+    assert_eq!(server.cli(&["DBSIZE"]).integer(), 0);
+}
+
+/// Nor may a ticket be resumed by who cannot release the lock then.
+#[tokio::test]
+async fn a_missing_right_is_named_also_where_the_first_use_is_busy_or_a_hand_over() {
+    let server = RedisServer::start();
+    let holder = Backend::connect(server.url()).await.unwrap();
+    let (key, mine, heir) = (prefixed("x"), owner(), owner());
+    take(&holder, &key, &mine).await;
+    for missing in ["del", "pexpire", "publish", "subscribe"] {
+        let rights = LEAST_RIGHTS.replace(&format!("+{missing} "), "");
+        server.add_user("locks", "pw", &rights);
+        for from in [None, Some(&mine)] {
+            let backend = Backend::connect(server.url_for("locks", "pw"));
+            let request = lock_core::AcquireRequest::new(&key, &heir, TTL).with_from(from);
+            let attempt = backend.await.unwrap().try_acquire(request).await;
+            let error = attempt.unwrap_err();
+            assert_eq!(error.kind(), BackendErrorKind::Permanent, "{error}");
+            let named = format!("refused {}:", missing.to_uppercase());
+            assert!(error.to_string().contains(&named), "{error}");
+        }
+    }
+    let ownership = holder.release(&key, &mine).await.unwrap();
+    assert_eq!(ownership, Ownership::Held);
+}
+
+#[tokio::test]
+async fn without_wakeups_waiters_poll_and_releases_work_without_the_channel() {
+    let (server, url) = restricted(&[&PATTERNS[..1], &COMMANDS].concat());
+    let backend = Backend::connect(&url).await.unwrap().without_wakeups();
+    assert!(backend.wakeups().is_none() && !backend.capabilities().wakeups);
+    let (key, mine) = (prefixed("x"), owner());
+    take(&backend, &key, &mine).await;
+    busy(attempt(&backend, &key, &owner()).await);
+    assert_eq!(backend.release(&key, &mine).await.unwrap(), Ownership::Held);
+    assert_eq!(refusals(&server), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_channel_that_is_refused_to_who_waits_is_named() {
     let (_server, url) = restricted(&[&PATTERNS[..1], &COMMANDS, &WAKING].concat());
     let backend = Backend::connect(url).await.unwrap();
-    let (key, mine) = (prefixed("x"), owner());
+    let key = prefixed("x");
     let error = soon(
         "a refusal",
         backend.wakeups().unwrap().subscribe(&key, None),
@@ -227,8 +291,6 @@ async fn without_the_channel_waiters_poll_and_releases_work() {
     assert_eq!(error.kind(), BackendErrorKind::Permanent, "{error}");
     let channel = "\"lock:{lock:x}:fencelock:wake\"";
     assert!(error.to_string().contains(channel), "{error}");
-    take(&backend, &key, &mine).await;
-    assert_eq!(backend.release(&key, &mine).await.unwrap(), Ownership::Held);
     // The same without the commands.
     let (_server, url) = restricted(&[&PATTERNS[..], &COMMANDS].concat());
     let backend = Backend::connect(url).await.unwrap();
@@ -238,52 +300,18 @@ async fn without_the_channel_waiters_poll_and_releases_work() {
     )
     .await
     .unwrap_err();
-    take(&backend, &key, &mine).await;
-    assert_eq!(backend.release(&key, &mine).await.unwrap(), Ownership::Held);
 }
 
 #[tokio::test]
-async fn a_missing_permission_is_named_at_the_first_use_and_leaves_nothing() {
-    for missing in COMMANDS.iter().filter(|command| **command != "+eval") {
-        let rules: Vec<_> = COMMANDS
-            .iter()
-            .filter(|command| command != &missing)
-            .copied()
-            .collect();
-        let (server, url) = restricted(&[&PATTERNS[..], &rules].concat());
-        let backend = Backend::connect(url).await.unwrap();
-        let (key, mine) = (prefixed("x"), owner());
-        let error = attempt(&backend, &key, &mine).await.unwrap_err();
-        assert_eq!(error.kind(), BackendErrorKind::Permanent, "{error}");
-        assert!(
-            error.to_string().to_lowercase().contains(&missing[1..]),
-            "{missing}: {error}"
-        );
-        assert!(!printed(&error).contains(mine.expose()), "{error:?}");
-        assert_eq!(server.cli(&["DBSIZE"]).integer(), 0, "{missing}");
-    }
-    // EVAL is needed only where the server does not know the script.
-    let rules: Vec<_> = COMMANDS
-        .iter()
-        .filter(|command| **command != "+eval")
-        .copied()
-        .collect();
-    let (_server, url) = restricted(&[&PATTERNS[..], &rules].concat());
-    let error = attempt(
-        &Backend::connect(url).await.unwrap(),
-        &prefixed("x"),
-        &owner(),
-    )
-    .await
-    .unwrap_err();
-    assert_eq!(error.kind(), BackendErrorKind::Permanent, "{error}");
-    assert!(error.to_string().contains("'eval'"), "{error}");
+async fn a_key_that_a_user_may_not_use_is_named_at_the_first_use_and_so_is_a_database() {
     // A key outside the pattern, and one whose counter is: both are named.
     for (pattern, key) in [("~lock:*", key("x")), ("~lock:x", prefixed("x"))] {
-        let (server, url) = restricted(&[&[pattern], &COMMANDS[..]].concat());
+        let (server, url) = restricted(&[&[pattern], &PATTERNS[1..], &COMMANDS, &WAKING].concat());
         let backend = Backend::connect(url).await.unwrap();
-        let error = attempt(&backend, &key, &owner()).await.unwrap_err();
+        let mine = owner();
+        let error = attempt(&backend, &key, &mine).await.unwrap_err();
         assert_eq!(error.kind(), BackendErrorKind::Permanent, "{error}");
+        assert!(!printed(&error).contains(mine.expose()), "{error:?}");
         let said = error.to_string();
         assert!(said.contains(&format!("\"{}\"", key.as_str())), "{said}");
         assert!(said.contains(":fencelock:fence\""), "{said}");
@@ -298,7 +326,7 @@ async fn a_missing_permission_is_named_at_the_first_use_and_leaves_nothing() {
 
 #[tokio::test]
 async fn a_lock_that_cannot_be_taken_back_is_of_unknown_outcome() {
-    let (server, url) = restricted(&[&PATTERNS[..], &COMMANDS].concat());
+    let (server, url) = restricted(&[&PATTERNS[..], &COMMANDS, &WAKING].concat());
     let backend = Backend::connect(url).await.unwrap();
     take(&backend, &prefixed("a"), &owner()).await;
     server.cli(&["ACL", "SETUSER", "locks", "-del", "-time"]);

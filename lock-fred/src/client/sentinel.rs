@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::ops::ControlFlow::{self, Break, Continue};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -11,6 +12,7 @@ use super::Server;
 use super::target::{Login, NO_MESSAGES, Settings};
 use crate::answer::Reply;
 use crate::error::{Cause, Failure};
+use crate::exposure;
 
 /// The pause before the sentinels are asked again; doubled each time, with jitter.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -23,6 +25,8 @@ pub(super) struct Sentinels {
     name: String,
     /// How to speak to the primary, wherever it is.
     primary: Login,
+    /// Whether it was told that the primary's password goes to it in the clear.
+    warned: AtomicBool,
 }
 
 impl Sentinels {
@@ -31,7 +35,13 @@ impl Sentinels {
             sentinels,
             name,
             primary,
+            warned: AtomicBool::new(false),
         }
+    }
+
+    /// Those of the sentinels to whom a password goes in the clear.
+    pub(super) fn exposed(&self) -> Vec<String> {
+        self.sentinels.iter().flat_map(Login::exposed).collect()
     }
 
     pub(super) const fn settings(&self) -> &Settings {
@@ -127,6 +137,10 @@ impl Sentinels {
         on_disconnect: &(impl Fn() + Clone + Send + 'static),
     ) -> Result<Server, Failure> {
         let server = self.primary.at(host, *port);
+        let exposed = server.exposed();
+        if !exposed.is_empty() && !self.warned.swap(true, Ordering::Relaxed) {
+            exposure::warn(&exposed);
+        }
         let connection = server.reach(messages, on_disconnect.clone()).await?;
         match connection.ask(&["ROLE"]).await {
             Ok(Reply::List(role)) => match role.first() {

@@ -86,6 +86,35 @@ impl Subscriber {
         }
     }
 
+    /// Subscribes to `channel` and back, and fails also if any of that is refused. Of no use behind that.
+    pub(super) async fn try_out(&self, channel: &str) -> Result<(), Failure> {
+        let channel = channel.to_owned();
+        match self {
+            Self::Server(sink) => {
+                sink.subscribe_to(std::slice::from_ref(&channel)).await??;
+                let sent = sink.server.client.unsubscribe(vec![channel]);
+                sink.confirmed(Box::pin(sent)).await??;
+                sink.pong().await
+            }
+            Self::Cluster(shards) => {
+                for result in shards.subscribe(std::slice::from_ref(&channel)).await? {
+                    result?;
+                }
+                let sink = {
+                    let state = shards.state();
+                    let place = state.places.get(&channel);
+                    place.and_then(|place| state.sinks.get(place)).cloned()
+                };
+                let sink = sink.ok_or_else(odd_pong)?;
+                let unheard = sink.send(&["SUNSUBSCRIBE", &channel]);
+                let mut spare = sink.spare.lock().await;
+                sink.settle(&mut spare, unheard).await??;
+                drop(spare);
+                sink.pong().await
+            }
+        }
+    }
+
     /// Fails if the connection does.
     pub(crate) async fn ping(&self) -> Result<(), Failure> {
         match self {
@@ -159,12 +188,23 @@ impl Sink {
     }
 
     async fn ping(&self) -> Result<(), Failure> {
-        let (number, pong) = self.numbered_ping();
+        match self.pong().await {
+            // It is alive.
+            Err(failure) if failure.is_answer() => Ok(()),
+            result => result,
+        }
+    }
+
+    /// The answer to a PING, which comes in place of that to the request before it that has none, if there is one.
+    async fn pong(&self) -> Result<(), Failure> {
+        let mut spare = self.spare.lock().await;
+        let (number, mut pong) = self.numbered_ping();
+        if let Some(first) = spare.take() {
+            *spare = Some(std::mem::replace(&mut pong, first));
+        }
         match self.received(pong).await {
             Ok(pong) if number_of(&pong) == Some(number) => Ok(()),
             Ok(_) => Err(odd_pong()),
-            // It is alive.
-            Err(failure) if failure.is_answer() => Ok(()),
             Err(failure) => Err(failure),
         }
     }

@@ -22,6 +22,7 @@ use super::cluster::Nodes;
 use super::sentinel::Sentinels;
 use super::{Connection, Driven, Messages, Requests, Server, Subscriber, not_let_in};
 use crate::error::{self, Cause, Failure};
+use crate::exposure;
 
 /// How many events a connection keeps where nobody listens to them.
 pub(super) const NO_MESSAGES: usize = 1;
@@ -31,6 +32,8 @@ pub(super) const NO_MESSAGES: usize = 1;
 pub(crate) struct Settings {
     pub(crate) connect_timeout: Duration,
     pub(crate) response_timeout: Duration,
+    /// How many may wait to be woken.
+    pub(crate) subscriptions: usize,
     #[cfg(feature = "tls")]
     pub(crate) certificates: Option<super::Certificates>,
 }
@@ -41,6 +44,9 @@ pub(crate) struct Target {
     address: String,
     pub(crate) connect_timeout: Duration,
     pub(crate) response_timeout: Duration,
+    pub(crate) subscriptions: usize,
+    /// To whom a password goes in the clear.
+    exposed: Vec<String>,
 }
 
 enum Place {
@@ -67,9 +73,21 @@ impl Target {
         let nodes = nodes.iter().map(|node| (node.host.to_string(), node.port));
         match config.server {
             ServerConfig::Clustered { .. } => Self::of_nodes(nodes.collect(), login),
-            ServerConfig::Sentinel { service_name, .. } => {
+            ServerConfig::Sentinel {
+                service_name,
+                #[cfg(feature = "sentinel-auth")]
+                username,
+                #[cfg(feature = "sentinel-auth")]
+                password,
+                ..
+            } => {
                 // What the client sends to its sentinels too, unless it was told something else for them.
                 let mut sentinel = login.clone();
+                #[cfg(feature = "sentinel-auth")]
+                {
+                    sentinel.config.username = username;
+                    sentinel.config.password = password;
+                }
                 sentinel.config.database = None;
                 sentinel.config.version = RespVersion::RESP2;
                 let sentinels = nodes.map(|(host, port)| sentinel.at(&host, port)).collect();
@@ -132,29 +150,43 @@ impl Target {
     }
 
     pub(super) fn of_server(login: Login) -> Self {
-        let (address, settings) = (login.address(), login.settings.clone());
-        Self::new(Place::Server(login), address, &settings)
+        let (address, exposed, settings) =
+            (login.address(), login.exposed(), login.settings.clone());
+        Self::new(Place::Server(login), address, exposed, &settings)
     }
 
     fn of_primary(sentinels: Sentinels) -> Self {
-        let (address, settings) = (sentinels.to_string(), sentinels.settings().clone());
-        Self::new(Place::Sentinel(sentinels), address, &settings)
+        let (address, exposed, settings) = (
+            sentinels.to_string(),
+            sentinels.exposed(),
+            sentinels.settings().clone(),
+        );
+        Self::new(Place::Sentinel(sentinels), address, exposed, &settings)
     }
 
     fn of_nodes(nodes: Vec<(String, u16)>, login: Login) -> Self {
         let settings = login.settings.clone();
+        let logins = nodes.iter().map(|(host, port)| login.at(host, *port));
+        let exposed = logins.flat_map(|login| login.exposed()).collect();
         let nodes = Nodes::new(nodes, login);
         let address = nodes.to_string();
-        Self::new(Place::Cluster(Arc::new(nodes)), address, &settings)
+        Self::new(Place::Cluster(Arc::new(nodes)), address, exposed, &settings)
     }
 
-    const fn new(place: Place, address: String, settings: &Settings) -> Self {
+    const fn new(place: Place, address: String, exposed: Vec<String>, settings: &Settings) -> Self {
         Self {
             place,
             address,
             connect_timeout: settings.connect_timeout,
             response_timeout: settings.response_timeout,
+            subscriptions: settings.subscriptions,
+            exposed,
         }
+    }
+
+    /// Warns if a password goes over a network in the clear.
+    pub(crate) fn warn_of_exposure(&self) {
+        exposure::warn(&self.exposed);
     }
 
     /// Whether the keys are spread over many servers.
@@ -205,6 +237,14 @@ impl Target {
             Place::Cluster(nodes) => return Ok(Subscriber::of_cluster(Arc::clone(nodes))),
         };
         Ok(Subscriber::of_server(server))
+    }
+
+    /// Subscribes to `channel` and back, on a connection of its own, and fails if any of that is refused.
+    pub(crate) async fn try_subscribing(&self, channel: &str) -> Result<(), Failure> {
+        let reached = self.subscribe().await;
+        let (subscriber, _messages) =
+            reached.map_err(|_| Failure::new(Cause::NotSent, "no connection"))?;
+        subscriber.try_out(channel).await
     }
 
     /// Makes a connection within the connect timeout.
@@ -307,6 +347,34 @@ impl Login {
                 hosts.join(", ")
             }
         }
+    }
+
+    /// Those of its servers to whom a password goes in the clear.
+    pub(super) fn exposed(&self) -> Vec<String> {
+        let Config {
+            password, server, ..
+        } = &self.config;
+        #[cfg(feature = "tls")]
+        let in_the_clear = self.config.tls.is_none();
+        #[cfg(not(feature = "tls"))]
+        let in_the_clear = true;
+        let has_password = password
+            .as_ref()
+            .is_some_and(|password| !password.is_empty());
+        #[cfg(unix)]
+        let leaves = !matches!(server, ServerConfig::Unix { .. });
+        #[cfg(not(unix))]
+        let leaves = true;
+        let servers = if has_password && in_the_clear && leaves {
+            server.hosts()
+        } else {
+            Vec::new()
+        };
+        let servers = servers.iter();
+        servers
+            .filter(|server| !exposure::is_local(&server.host))
+            .map(ToString::to_string)
+            .collect()
     }
 
     /// Makes a connection, with the fallback's protocol if need be. It keeps so many events for those who listen.
@@ -418,8 +486,13 @@ fn name_in_certificate(config: &Config, host: &str, port: u16) -> Option<String>
 
 fn can_be_typed(config: &Config) -> bool {
     let words = config.username.iter().chain(&config.password);
-    let special = |byte: u8| byte.is_ascii_whitespace() || matches!(byte, 0 | b'"' | b'\'');
-    !words.flat_map(|word| word.bytes()).any(special)
+    let special = |byte: u8| {
+        // \x0b: white space to C and to the server, and not to Rust.
+        byte.is_ascii_whitespace() || matches!(byte, 0 | b'\x0b' | b'"' | b'\'')
+    };
+    words
+        .into_iter()
+        .all(|word| !word.is_empty() && !word.bytes().any(special))
 }
 
 /// Written once at most, whatever becomes of the connection.

@@ -1,5 +1,6 @@
 -- Takes a lock. KEYS: lock, fencing counter. ARGV: owner, ttl (ms), tokens, owner to take over from or '',
--- how long the counter is kept (ms), '1' to check permissions.
+-- how long the counter is kept (ms), '1' to check permissions; and then: wake channel, the command that tells it something or
+-- '', and whatever else its user must be allowed to send it.
 --
 -- Behind acquire_free.lua, which has answered already in the usual case.
 --
@@ -9,10 +10,35 @@
 local lock, fence = KEYS[1], KEYS[2]
 local owner, ttl, tokens, from, keep = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5]
 
--- Runs what renewing, releasing and looking need on a lock that is free, where it does nothing. So a missing
--- permission shows now, and not when the lock is to be given back.
+-- Fails if the user may not send a command, where the server tells (from Redis 7). It does not log that as a refusal.
+local function must(what, command, ...)
+  if not redis.acl_check_cmd or redis.acl_check_cmd(command, ...) then return end
+  step = command
+  error('NOPERM this user has no permissions to ' .. what, 0)
+end
+
+-- What telling and waiting take cannot all be run in a script.
+local function check_channel(channel, publish)
+  for i = 8, #ARGV do
+    local command = ARGV[i]
+    if command ~= '' then must('run it', command) end
+    if command:find('SUBSCRIBE$') or command == publish and publish ~= '' then
+      must('access the channel "' .. channel .. '"', command, channel)
+    end
+  end
+  if publish ~= '' and not redis.acl_check_cmd then call(publish, channel, '') end
+end
+
+-- Runs what renewing, releasing and looking need on a lock that is free, where it does nothing, and asks for what cannot be
+-- run. So a missing permission shows now, and not when somebody waits or the lock is to be given back.
 local function check()
-  if call('TYPE', lock).ok ~= 'none' then return end
+  local whose = ownership(lock, owner)
+  -- By an earlier copy of the request, which was allowed it.
+  if whose == 'held' then return end
+  check_channel(ARGV[7], ARGV[8])
+  must('run it', 'PEXPIRE', lock, ttl)
+  must('run it', 'DEL', lock)
+  if whose ~= 'absent' then return end
   call('GETRANGE', lock, 0, 0)
   call('PTTL', lock)
   call('PEXPIRE', lock, ttl)

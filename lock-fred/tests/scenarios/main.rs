@@ -52,7 +52,7 @@
 //! | F16 | `proxied::replies::what_a_server_says_instead_of_serving_is_classified_the_same_for_all_calls`, `scenarios::restarts::a_server_that_loads_its_data_is_waited_for`, `scenarios::restarts::a_replica_without_its_master_and_a_cluster_without_slots_are_transient_errors`, `faults::a_server_that_is_busy_with_a_script_is_a_transient_error` |
 //! | F17 | `faults::a_server_that_takes_no_writes_is_a_transient_error_and_keeps_nothing` |
 //! | F18 | `scenarios::credentials::credentials_that_change_while_a_lock_is_held_cost_it_at_its_deadline`, `scenarios::credentials::a_required_password_that_changes_while_a_lock_is_held_costs_it_at_its_deadline`, `security::wrong_credentials_are_permanent_and_never_printed` |
-//! | F19 | `security::a_missing_permission_is_named_at_the_first_use_and_leaves_nothing`, `security::without_the_channel_waiters_poll_and_releases_work`, `scenarios::credentials::a_right_that_is_taken_away_while_a_lock_is_held_is_named` |
+//! | F19 | `security::each_right_that_is_missing_is_named_at_the_first_use`, `security::without_wakeups_waiters_poll_and_releases_work_without_the_channel`, `scenarios::credentials::a_right_that_is_taken_away_while_a_lock_is_held_is_named` |
 //! | F20 | `contract::a_lost_script_cache_is_not_noticed`, `proxied::network::a_script_cache_that_is_lost_between_two_commands_is_not_noticed` |
 //! | F21 | `scenarios::credentials::who_may_not_load_scripts_locks_and_who_may_not_send_them_locks_where_they_are_known` |
 //! | F23 | `locks_waiting::an_entry_without_an_end_is_waited_for_and_left_alone` |
@@ -63,7 +63,7 @@
 //! | W02 | `scenarios::scale::thousands_of_locks_are_held_for_three_ttls_within_a_budget` |
 //! | W05 | `locks_waiting::a_waiter_notices_the_end_of_a_holder_that_died` |
 //! | W06 | `proxied::waiting::messages_of_other_names_and_garbage_wake_nobody_for_nothing` |
-//! | W07 | `proxied::waiting::waiters_whose_wakeups_are_lost_find_the_lock_by_looking`, `locks_waiting::without_a_right_to_the_channel_waiters_poll` |
+//! | W07 | `proxied::waiting::waiters_whose_wakeups_are_lost_find_the_lock_by_looking`, `locks_waiting::without_wakeups_waiters_poll_and_need_no_right_to_the_channel` |
 //! | W09 | `locks_waiting::waiters_that_go_away_take_nobody_elses_turn` |
 //! | W10 | `scenarios::scale::a_thousand_waiters_give_up_when_their_wait_is_over` |
 //! | W11 | `proxied::waiting::a_hundred_waiters_outlast_a_server_that_is_down_without_hammering_it` |

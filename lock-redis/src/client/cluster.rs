@@ -204,6 +204,19 @@ impl Shards {
         join_all(requests).await;
     }
 
+    pub(super) async fn try_out(&self, channel: &str) -> Result<(), Failure> {
+        let mut connection = self.connection.clone();
+        let ping = redis::cmd("PING");
+        let tried = async {
+            connection.ssubscribe(channel).await?;
+            connection.sunsubscribe(channel).await?;
+            ping.query_async::<Value>(&mut connection)
+                .await?
+                .extract_error()
+        };
+        tried.await.map(drop).map_err(|error| failure(&error))
+    }
+
     /// Asks every primary: the connection is made anew if one of them does not answer, and so leads to its successor.
     pub(super) async fn ping(&self) -> Result<(), Failure> {
         let ping = redis::cmd("PING");

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::ops::ControlFlow::{self, Break, Continue};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -10,8 +11,9 @@ use redis::aio::MultiplexedConnection;
 use redis::{Client, ConnectionAddr, ConnectionInfo, RedisResult, Value};
 
 use super::failure;
-use super::target::{Server, Settings};
+use super::target::{Server, Settings, exposed};
 use crate::error::{Cause, Failure};
+use crate::exposure;
 
 /// The pause before the sentinels are asked again; doubled each time, with jitter.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -24,6 +26,8 @@ pub(super) struct Sentinels {
     template: ConnectionInfo,
     chosen: bool,
     settings: Settings,
+    /// Whether it was told that the primary's password goes to it in the clear.
+    warned: AtomicBool,
 }
 
 impl Sentinels {
@@ -38,7 +42,13 @@ impl Sentinels {
             template,
             chosen,
             settings,
+            warned: AtomicBool::new(false),
         }
+    }
+
+    /// Those of the sentinels to whom a password goes in the clear.
+    pub(super) fn exposed(&self) -> Vec<String> {
+        exposed(self.clients.iter().map(Client::get_connection_info))
     }
 
     /// Connects to the primary. While there is none it is looked for again: whoever calls this sets a bound.
@@ -131,6 +141,10 @@ impl Sentinels {
             .template
             .clone()
             .set_addr(moved(self.template.addr(), host, *port));
+        let exposed = exposed([&info]);
+        if !exposed.is_empty() && !self.warned.swap(true, Ordering::Relaxed) {
+            exposure::warn(&exposed);
+        }
         let server =
             Server::new(&info, self.chosen, &self.settings).map_err(|error| failure(&error))?;
         let mut connection = server.reach(open).await?;

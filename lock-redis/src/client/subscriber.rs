@@ -78,6 +78,15 @@ impl Subscriber {
         }
     }
 
+    /// Subscribes to `channel` and back, and fails also if any of that is refused.
+    pub(super) async fn try_out(&self, channel: &str) -> Result<(), Failure> {
+        match self {
+            Self::Server(sink) => sink.try_out(channel).await,
+            #[cfg(feature = "cluster")]
+            Self::Cluster(shards) => shards.try_out(channel).await,
+        }
+    }
+
     /// Fails if the connection does.
     pub(crate) async fn ping(&self) -> Result<(), Failure> {
         match self {
@@ -124,6 +133,14 @@ impl Sink {
             results.push(self.subscribe_to(std::slice::from_ref(channel)).await?);
         }
         Ok(results)
+    }
+
+    async fn try_out(&self, channel: &str) -> Result<(), Failure> {
+        let mut connection = self.sink.clone();
+        self.answered(connection.subscribe(channel)).await??;
+        self.answered(connection.unsubscribe(channel)).await??;
+        let pong = async { connection.ping::<Value>().await?.extract_error() };
+        self.answered(pong).await?
     }
 
     async fn subscribe_to(&self, channels: &[String]) -> Result<Result<(), Failure>, Failure> {

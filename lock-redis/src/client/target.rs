@@ -5,21 +5,24 @@ use std::time::Duration;
 
 use lock_core::BackendError;
 use redis::{
-    AsyncConnectionConfig, Client, ConnectionInfo, ErrorKind, IntoConnectionInfo, ProtocolVersion,
-    PushInfo, PushKind, RedisError, RedisResult,
+    AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo,
+    ProtocolVersion, PushInfo, PushKind, RedisError, RedisResult,
 };
 
 #[cfg(feature = "cluster")]
 use super::cluster::Nodes;
 use super::sentinel::Sentinels;
 use super::{Connection, Messages, Subscriber, failure};
-use crate::error::{self, Failure};
+use crate::error::{self, Cause, Failure};
+use crate::exposure;
 
 /// How connections are made.
 #[derive(Clone)]
 pub(crate) struct Settings {
     pub(crate) connect_timeout: Duration,
     pub(crate) response_timeout: Duration,
+    /// How many may wait to be woken.
+    pub(crate) subscriptions: usize,
     #[cfg(feature = "tls")]
     pub(crate) certificates: Option<super::Certificates>,
 }
@@ -41,6 +44,9 @@ pub(crate) struct Target {
     address: String,
     pub(crate) connect_timeout: Duration,
     pub(crate) response_timeout: Duration,
+    pub(crate) subscriptions: usize,
+    /// To whom a password goes in the clear.
+    exposed: Vec<String>,
 }
 
 enum Place {
@@ -55,20 +61,22 @@ impl Target {
     pub(crate) fn of_url(url: &str, settings: &Settings) -> Result<Self, BackendError> {
         let info = parse(url)?;
         let address = info.addr().to_string();
+        let exposed = exposed([&info]);
         let server = Server::new(&info, has_protocol(url), settings).map_err(malformed)?;
-        Ok(Self::new(Place::Server(server), address, settings))
+        Ok(Self::new(Place::Server(server), address, exposed, settings))
     }
 
     /// The server of a client that was made elsewhere, with all its settings.
     pub(crate) fn of_client(client: Client, settings: &Settings) -> Self {
         let info = client.get_connection_info();
         let address = info.addr().to_string();
+        let exposed = exposed([info]);
         let client = Client::open(tuned(info, None)).unwrap_or(client);
         let server = Server {
             client,
             fallback: None,
         };
-        Self::new(Place::Server(server), address, settings)
+        Self::new(Place::Server(server), address, exposed, settings)
     }
 
     /// The server that the sentinels call `primary`: a name, or a URL with the name in place of the host.
@@ -104,8 +112,13 @@ impl Target {
         // Says now whether the primary's settings make sense.
         Server::new(&template, chosen, settings).map_err(malformed)?;
         let sentinels = Sentinels::new(clients, template, chosen, settings.clone());
-        let address = sentinels.to_string();
-        Ok(Self::new(Place::Sentinel(sentinels), address, settings))
+        let (address, exposed) = (sentinels.to_string(), sentinels.exposed());
+        Ok(Self::new(
+            Place::Sentinel(sentinels),
+            address,
+            exposed,
+            settings,
+        ))
     }
 
     /// The cluster that these nodes belong to.
@@ -118,17 +131,25 @@ impl Target {
         let address = infos.iter().map(|info| info.addr().to_string());
         let address = format!("the cluster of {}", address.collect::<Vec<_>>().join(", "));
         let chosen = nodes.iter().any(|url| has_protocol(url));
+        let exposed = exposed(&infos);
         let nodes = Nodes::new(&infos, chosen, settings).map_err(malformed)?;
-        Ok(Self::new(Place::Cluster(nodes), address, settings))
+        Ok(Self::new(Place::Cluster(nodes), address, exposed, settings))
     }
 
-    const fn new(place: Place, address: String, settings: &Settings) -> Self {
+    const fn new(place: Place, address: String, exposed: Vec<String>, settings: &Settings) -> Self {
         Self {
             place,
             address,
             connect_timeout: settings.connect_timeout,
             response_timeout: settings.response_timeout,
+            subscriptions: settings.subscriptions,
+            exposed,
         }
+    }
+
+    /// Warns if a password goes over a network in the clear.
+    pub(crate) fn warn_of_exposure(&self) {
+        exposure::warn(&self.exposed);
     }
 
     /// Whether the keys are spread over many servers.
@@ -210,6 +231,14 @@ impl Target {
         .await
     }
 
+    /// Subscribes to `channel` and back, on a connection of its own, and fails if any of that is refused.
+    pub(crate) async fn try_subscribing(&self, channel: &str) -> Result<(), Failure> {
+        let reached = self.subscribe().await;
+        let (subscriber, _messages) =
+            reached.map_err(|_| Failure::new(Cause::NotSent, "no connection"))?;
+        subscriber.try_out(channel).await
+    }
+
     /// Makes a connection within the connect timeout.
     async fn in_time<T>(
         &self,
@@ -230,6 +259,18 @@ impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.address)
     }
+}
+
+/// Those to whom a password goes in the clear.
+pub(super) fn exposed<'a>(servers: impl IntoIterator<Item = &'a ConnectionInfo>) -> Vec<String> {
+    let servers = servers.into_iter().filter(|info| match info.addr() {
+        ConnectionAddr::Tcp(host, _) => {
+            let password = info.redis_settings().password();
+            password.is_some_and(|password| !password.is_empty()) && !exposure::is_local(host)
+        }
+        _ => false,
+    });
+    servers.map(|info| info.addr().to_string()).collect()
 }
 
 /// One server.

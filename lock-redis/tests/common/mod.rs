@@ -12,8 +12,9 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use lock_core::{
-    AcquireRequest, Attempt, BackendError, Busy, DistributedLock, FencingRange, LockBackend,
-    LockError, LockGuard, LockKey, Locks, Moment, Owner, Ownership, Released, Renew, RenewRequest,
+    AcquireRequest, Attempt, BackendError, BackendErrorKind, Busy, DistributedLock, FencingRange,
+    LockBackend, LockError, LockGuard, LockKey, Locks, Moment, Owner, Ownership, Released, Renew,
+    RenewRequest,
 };
 use lock_testkit::server::{RedisServer, Reply};
 
@@ -50,6 +51,55 @@ pub const LEAST_RIGHTS: &str = "resetkeys resetchannels -@all ~lock:* &lock:* \
 pub const LEAST_RIGHTS_OF_A_CLUSTER: &str = "resetkeys resetchannels -@all ~lock:* &lock:* \
      +evalsha +eval +set +get +getrange +type +del +pexpire +pttl +time \
      +spublish +ssubscribe +sunsubscribe +ping +cluster|slots +asking";
+
+/// And without scripts, on Valkey; of a cluster too.
+pub const LEAST_RIGHTS_WITHOUT_SCRIPTS: &str = "resetkeys resetchannels -@all ~lock:* &lock:* \
+     +set +delifeq +type +getrange +pttl +publish +subscribe +unsubscribe +ping";
+
+pub const LEAST_RIGHTS_OF_A_CLUSTER_WITHOUT_SCRIPTS: &str = "resetkeys resetchannels -@all ~lock:* &lock:* \
+     +set +delifeq +type +getrange +pttl \
+     +spublish +ssubscribe +sunsubscribe +ping +cluster|slots +asking";
+
+/// Each command that a user of these `rights` may send, and the rights without it.
+pub fn each_missing(rights: &str) -> Vec<(&str, String)> {
+    let commands = rights
+        .split_whitespace()
+        .filter_map(|right| right.strip_prefix('+'));
+    let without = |missing: &str| {
+        let others = rights.split_whitespace();
+        let others: Vec<_> = others
+            .filter(|right| right.strip_prefix('+') != Some(missing))
+            .collect();
+        others.join(" ")
+    };
+    commands
+        .map(|missing| (missing, without(missing)))
+        .collect()
+}
+
+/// Uses a backend for the first time, whose user has all these `rights` but one: that is named, no other is, and there is no lock.
+pub async fn is_missed_at_the_first_use(
+    missing: &str,
+    rights: &str,
+    connecting: impl Future<Output = Result<Backend, BackendError>>,
+) {
+    let key = LockKey::with_prefix("lock:", "k").unwrap();
+    let used = async { attempt(&connecting.await?, &key, &owner()).await };
+    let error = match used.await {
+        Ok(attempt) => panic!("without {missing}: {attempt:?}"),
+        Err(error) => error,
+    };
+    assert_eq!(error.kind(), BackendErrorKind::Permanent, "{error}");
+    let said = error.to_string().to_lowercase();
+    let words: Vec<_> = said
+        .split(|c: char| !c.is_alphanumeric() && c != '|')
+        .collect();
+    let named = rights
+        .split_whitespace()
+        .filter_map(|right| right.strip_prefix('+'))
+        .filter(|right| words.contains(right));
+    assert_eq!(named.collect::<Vec<_>>(), [missing], "{error}");
+}
 
 /// Locks on a client of their own, as another process has them.
 pub async fn locks(server: &RedisServer) -> Locks {
