@@ -57,7 +57,7 @@ Usage: shop [--without-lock]
 
 Environment:
   PORT             where to listen on 127.0.0.1; 0 for any. Default: 3000
-  LOCK_URL         redis://.. for locks on a server, fred+redis://.. for the same
+  LOCK_URL         redis://.. (or valkey://..) for locks on a server, fred+redis://.. for the same
                    through fred. Default: in memory, for one process
   LOCK_SHOP_DIR    where payments, stock and sales are kept. Default: a new
                    directory, removed at the end
@@ -146,7 +146,10 @@ async fn connect() -> Result<Locks, Box<dyn Error + Send + Sync>> {
         return Ok(Locks::new(fencelock::FredBackend::connect(url).await?));
     }
     #[cfg(feature = "redis")]
-    if url.starts_with("redis") {
+    if ["redis", "valkey", "unix"]
+        .iter()
+        .any(|store| url.starts_with(store))
+    {
         return Ok(Locks::new(fencelock::RedisBackend::connect(&url).await?));
     }
     // Without the rest of it, which may hold a password.

@@ -95,7 +95,7 @@ async fn every_route_on_redis(url: fn(&RedisServer) -> String) {
 
 #[cfg(feature = "fred")]
 fn fred(redis: &RedisServer) -> String {
-    format!("fred+{}", redis.url())
+    format!("fred+{}", redis.url().replace("redis://", "valkey://"))
 }
 
 async fn every_route(one: &Server, other: &Server) {

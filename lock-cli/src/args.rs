@@ -110,7 +110,8 @@ pub(crate) struct LockArgs {
         env = "LOCK_URL",
         hide_env_values = true,
         help = "The store: redis://[user:password@]host[:port][/db], rediss://.., redis+unix:///path",
-        long_help = "The store: redis://[user:password@]host[:port][/db], rediss://.., redis+unix:///path;
+        long_help = "The store: redis://[user:password@]host[:port][/db], rediss://.., redis+unix:///path[?db=..&user=..&pass=..],
+or the same with valkey in place of redis;
 fred+redis://.. and so on for the same through fred, in a build with that feature
 
 Others on this machine can read arguments: give a URL with a password in the environment variable."

@@ -39,11 +39,14 @@ async fn backend(url: &str) -> Result<Arc<dyn ForceRelease>, Failure> {
     let scheme = url.split_once("://").map(|(scheme, _)| scheme);
     match scheme {
         #[cfg(feature = "redis")]
-        Some("redis" | "rediss" | "redis+unix" | "unix") => {
+        Some("redis" | "rediss" | "redis+unix" | "unix" | "valkey" | "valkeys" | "valkey+unix") => {
             Ok(Arc::new(fencelock::RedisBackend::connect(url).await?))
         }
         #[cfg(feature = "fred")]
-        Some("fred+redis" | "fred+rediss" | "fred+redis+unix" | "fred+unix") => {
+        Some(
+            "fred+redis" | "fred+rediss" | "fred+redis+unix" | "fred+unix" | "fred+valkey"
+            | "fred+valkeys" | "fred+valkey+unix",
+        ) => {
             let url = url.strip_prefix("fred+").unwrap_or(url);
             Ok(Arc::new(fencelock::FredBackend::connect(url).await?))
         }

@@ -30,7 +30,7 @@ fn output(command: Command) -> String {
 #[test]
 fn a_lock_of_one_client_is_busy_seen_and_taken_by_the_other() {
     let stage = Stage::new();
-    let [fred, redis] = urls(&stage);
+    let [fred, redis] = urls(&stage).map(|url| url.replace("redis://", "valkey://"));
     let mut last = 0;
     for (ours, theirs) in [(&fred, &redis), (&redis, &fred)] {
         let _ = std::fs::remove_file(stage.path("token"));

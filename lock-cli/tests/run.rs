@@ -246,6 +246,16 @@ fn a_store_that_is_down_is_a_code_of_its_own_and_runs_nothing() {
     let mut encrypted = stage.run("--try", "touch ran");
     encrypted.env("LOCK_URL", url.replace("redis://", "rediss://"));
     assert_eq!(code(encrypted), 69, "TLS is known");
+    for other in [
+        "valkey://h:1",
+        "valkeys://127.0.0.1:1",
+        "valkey+unix:///nowhere",
+        "unix:///nowhere",
+    ] {
+        let mut command = stage.run("--try", "touch ran");
+        command.env("LOCK_URL", other.replace("//h", "//127.0.0.1"));
+        assert_eq!(code(command), 69, "{other}");
+    }
     let mut refused = stage.run("--try", "touch ran");
     refused.env("LOCK_URL", url.replace("redis://", "redis://user:secret@"));
     let said = String::from_utf8(Tool::start(refused).output().stderr).unwrap();

@@ -72,6 +72,67 @@ async fn the_clients_of_a_pool_take_turns() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hundred_who_wait_over_a_pool_of_one_do_not_hold_up_its_releases() {
+    let server = RedisServer::start();
+    let pool = builder(&server.url()).build_pool(1).unwrap();
+    pool.init().await.unwrap();
+    // Two lines of waiters, so that a hundred wait at the server.
+    let [holder, other] = [(); 2].map(|()| Locks::new(Backend::from_pool(&pool)));
+    let names: Vec<_> = (0..100).map(|n| format!("k{n}")).collect();
+    let taken = names.iter().map(|name| {
+        let lock = holder.lock(name.as_str()).with_ttl(60 * SECOND);
+        async move { lock.acquire().await.unwrap() }
+    });
+    let guards = futures_util::future::join_all(taken).await;
+    let mut waiters = JoinSet::new();
+    for name in &names {
+        let lock = other.lock(name.as_str()).with_ttl(60 * SECOND);
+        let lock = lock.with_wait(60 * SECOND);
+        waiters.spawn(async move { lock.acquire().await.unwrap().release().await });
+    }
+    eventually("all wait", async || {
+        server.cli(&["PUBSUB", "CHANNELS"]).array().len() == 100
+    })
+    .await;
+    let looking = server.cli(&["CLIENT", "LIST"]).text();
+    let of_the_pool = looking.lines().filter(|one| one.contains("cmd=evalsha"));
+    assert_eq!(of_the_pool.count(), 1, "{looking}");
+    for guard in guards {
+        let released = soon("a release", guard.release()).await;
+        assert_eq!(released.unwrap(), Released::Released);
+    }
+    for released in soon("all are served", waiters.join_all()).await {
+        assert_eq!(released.unwrap(), Released::Released);
+    }
+}
+
+/// What it tells its sentinels apart from what it tells the primary.
+#[cfg(feature = "sentinel-auth")]
+#[tokio::test]
+async fn a_client_made_elsewhere_brings_its_password_for_sentinels() {
+    use lock_testkit::server::RedisSentinel;
+
+    let sentinel = RedisSentinel::start_with_password("sentinel-secret");
+    for server in &sentinel.servers {
+        server.add_user("locks", "pw", "~* &* +@all");
+    }
+    let ports: Vec<_> = sentinel.sentinels.iter().map(RedisServer::port).collect();
+    let url = format!(
+        "redis-sentinel://locks:pw@127.0.0.1:{}?node=127.0.0.1:{}&sentinelServiceName={}&sentinelPassword=sentinel-secret",
+        ports[0],
+        ports[1],
+        RedisSentinel::NAME
+    );
+    let backend = Backend::from_client(client(&url).await);
+    let (key, mine) = (key("k"), owner());
+    let wakeups = backend.wakeups().unwrap();
+    let mut wakeup = wakeups.subscribe(&key, None).await.unwrap();
+    take(&backend, &key, &mine).await;
+    assert_eq!(backend.release(&key, &mine).await.unwrap(), Ownership::Held);
+    soon("a wake-up", wakeup.notified()).await;
+}
+
 #[tokio::test]
 async fn locks_on_a_client_made_elsewhere_are_held_waited_for_and_released() {
     let server = RedisServer::start();

@@ -13,6 +13,8 @@ use std::error::Error;
 use common::*;
 use lock_core::{BackendError, BackendErrorKind, LockBackend, LockKey, Ownership, Renew};
 use lock_testkit::server::{RedisOptions, RedisServer};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpListener;
 
 const SECRET: &str = "very-secret";
 
@@ -61,7 +63,7 @@ async fn wrong_credentials_are_permanent_and_never_printed() {
 
 #[tokio::test]
 async fn names_and_passwords_of_any_characters_let_us_in() {
-    let (user, password) = ("us\u{e9}r", "a b\"c'd\\e%f{g}\u{2603}@:/?#");
+    let (user, password) = ("us\u{e9}r", "a b\"c'd\\e%f{g}\u{2603}@:/?#\u{b}\t");
     let server = RedisServer::start();
     server.add_user(user, password, "~* &* +@all");
     let encode = |text: &str| {
@@ -84,6 +86,161 @@ async fn names_and_passwords_of_any_characters_let_us_in() {
         let clients = server.cli(&["CLIENT", "LIST"]).text();
         assert!(clients.contains(&format!("resp={expected}")), "{clients}");
     }
+}
+
+#[tokio::test]
+async fn urls_of_valkey_and_of_sockets_say_the_same_as_others() {
+    let server = RedisOptions::new().with_unix_socket().start();
+    server.add_user("us!er", "p&w", "~* &* +@all");
+    let address = format!("127.0.0.1:{}", server.port());
+    let socket = server.unix_socket().display().to_string();
+    let urls = ["redis", "valkey"].map(|scheme| format!("{scheme}://us%21er:p%26w@{address}/3"));
+    let sockets = ["unix", "redis+unix", "valkey+unix"];
+    let sockets = sockets.map(|scheme| format!("{scheme}://{socket}?db=3&user=us%21er&pass=p%26w"));
+    for url in urls.iter().chain(&sockets) {
+        let backend = Backend::connect(url).await.unwrap();
+        let (key, mine) = (key("k"), owner());
+        let mut wakeup = backend
+            .wakeups()
+            .unwrap()
+            .subscribe(&key, None)
+            .await
+            .unwrap();
+        take(&backend, &key, &mine).await;
+        let clients = server.cli(&["CLIENT", "LIST"]).text();
+        let ours: Vec<_> = clients
+            .lines()
+            .filter(|client| client.contains("cmd=eval"))
+            .collect();
+        let ours = ours.concat();
+        assert!(
+            ours.contains("db=3") && ours.contains("user=us!er"),
+            "{url}: {ours}"
+        );
+        assert_eq!(backend.release(&key, &mine).await.unwrap(), Ownership::Held);
+        soon("a wake-up", wakeup.notified()).await;
+        drop(backend);
+        eventually("its connection is closed", async || {
+            let clients = server.cli(&["CLIENT", "LIST"]).text();
+            !clients.contains("cmd=eval")
+        })
+        .await;
+    }
+    for (query, kind) in [
+        (
+            format!("user=us%21er&pass={SECRET}"),
+            BackendErrorKind::Permanent,
+        ),
+        (format!("db=99&pass={SECRET}"), BackendErrorKind::Permanent),
+        (format!("db=x&pass={SECRET}"), BackendErrorKind::Invalid),
+    ] {
+        let url = format!("unix://{socket}?{query}");
+        let error = Backend::connect(&url).await.unwrap_err();
+        assert_eq!(error.kind(), kind, "{query}: {error}");
+        assert!(!printed(&error).contains(SECRET), "{error:?}");
+    }
+}
+
+/// Whatever is wrong with the other end.
+#[tokio::test]
+async fn no_error_and_no_settings_show_a_password() {
+    let server = RedisOptions::new().with_password("pw").start();
+    let host = format!("127.0.0.1:{}", server.port());
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mute = silent.local_addr().unwrap();
+    let babbler = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let odd = babbler.local_addr().unwrap();
+    let babbling = tokio::spawn(async move {
+        while let Ok((mut client, _)) = babbler.accept().await {
+            let _ = client.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
+        }
+    });
+    let mut builders = Vec::new();
+    for address in ["127.0.0.1:1", &host, &mute.to_string(), &odd.to_string()] {
+        for url in [
+            format!("redis://:{SECRET}@{address}"),
+            format!("redis://user:{SECRET}@{address}/9"),
+            format!("valkey://user:{SECRET}@{address}?protocol=resp2"),
+            #[cfg(feature = "tls")]
+            format!("rediss://user:{SECRET}@{address}"),
+        ] {
+            builders.push(Backend::builder(&url));
+            builders.push(Backend::builder(&url).with_native_commands());
+            builders.push(Backend::sentinel(
+                [&url],
+                format!("redis://:{SECRET}@primary"),
+            ));
+            builders.push(Backend::sentinel(["redis://127.0.0.1:1"], &url));
+            #[cfg(feature = "cluster")]
+            builders.push(Backend::cluster([&url]));
+        }
+    }
+    for odd in [
+        format!("redis://:{SECRET}@h:x"),
+        format!("http://:{SECRET}@h"),
+        SECRET.to_owned(),
+        format!("redis://h?protocol={SECRET}"),
+        format!("unix:///nowhere?pass={SECRET}"),
+        format!("unix:///nowhere?pass={SECRET}&db={SECRET}"),
+    ] {
+        builders.push(Backend::builder(&odd));
+        builders.push(Backend::sentinel([&odd], "x"));
+        #[cfg(feature = "cluster")]
+        builders.push(Backend::cluster([&odd]));
+    }
+    #[cfg(feature = "tls")]
+    choose_provider();
+    let attempts = builders.into_iter().map(|builder| async move {
+        let builder = builder
+            .with_connect_timeout(300 * MS)
+            .with_response_timeout(300 * MS);
+        let shown = format!("{builder:?} {builder:#?}");
+        assert!(!shown.contains(SECRET), "{shown}");
+        let used = async {
+            let backend = builder.connect().await?;
+            let shown = format!("{backend:?} {backend:#?} {:?}", backend.wakeups());
+            assert!(!shown.contains(SECRET), "{shown}");
+            attempt(&backend, &key("k"), &owner()).await
+        };
+        let error = soon("a refusal", used).await.unwrap_err();
+        assert!(!printed(&error).contains(SECRET), "{error:?}");
+    });
+    futures_util::future::join_all(attempts).await;
+    babbling.abort();
+}
+
+/// When the server has gone, or has something else than a lock, or lets nobody in any more.
+#[tokio::test]
+async fn no_error_of_a_call_shows_a_password_or_an_owner() {
+    let mut server = RedisOptions::new().with_password(SECRET).start();
+    let builder = Backend::builder(server.url()).with_connect_timeout(300 * MS);
+    let backend = builder.connect().await.unwrap();
+    let (lock, mine) = (key("k"), owner());
+    take(&backend, &lock, &mine).await;
+    let failing = async |after: &str| {
+        let wakeups = backend.wakeups().unwrap();
+        let fresh = key(&format!("fresh {after}"));
+        let errors = [
+            attempt(&backend, &lock, &mine).await.err(),
+            renew(&backend, &lock, &mine, TTL, Renew::AtLeast)
+                .await
+                .err(),
+            backend.inspect(&lock).await.err(),
+            backend.release(&lock, &mine).await.err(),
+            wakeups.subscribe(&fresh, None).await.err(),
+        ];
+        for error in errors.iter().flatten() {
+            let shown = printed(error);
+            assert!(!shown.contains(SECRET), "{after}: {shown}");
+            assert!(!shown.contains(&mine.expose()[..32]), "{after}: {shown}");
+        }
+        assert!(errors.iter().flatten().count() > 0, "{after}");
+    };
+    server.cli(&["DEL", "k"]);
+    server.cli(&["HSET", "k", "a", "b"]);
+    failing("another type").await;
+    server.stop();
+    failing("it has gone").await;
 }
 
 #[tokio::test]

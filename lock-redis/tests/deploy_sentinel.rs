@@ -205,6 +205,54 @@ async fn a_user_and_a_database_of_the_primary_are_used() {
     );
 }
 
+/// Sentinels have credentials of their own, in their URLs, and are not shown those of the primary.
+#[tokio::test]
+async fn sentinels_that_want_a_password_get_theirs_and_the_primary_its_own() {
+    let sentinel = RedisSentinel::start_with_password("sentinel-secret");
+    let rights = format!("{LEAST_RIGHTS} {RIGHTS_TO_ASK} +role");
+    for server in &sentinel.servers {
+        server.add_user("locks", "very-secret", &rights);
+    }
+    for one in &sentinel.sentinels {
+        one.add_user(
+            "asks",
+            "asks-secret",
+            "-@all +sentinel|get-master-addr-by-name",
+        );
+    }
+    let primary = format!("redis://locks:very-secret@{}", RedisSentinel::NAME);
+    let asking = sentinel.sentinels.iter();
+    let asking = asking.map(|one| one.url_for("asks", "asks-secret"));
+    for sentinels in [sentinel.urls(), asking.collect()] {
+        let backend = Backend::sentinel(sentinels, &primary).connect();
+        let (backend, mine) = (backend.await.unwrap(), owner());
+        let key = LockKey::with_prefix("lock:", "k").unwrap();
+        let wakeups = backend.wakeups().unwrap();
+        let mut wakeup = wakeups.subscribe(&key, None).await.unwrap();
+        take(&backend, &key, &mine).await;
+        assert_eq!(backend.release(&key, &mine).await.unwrap(), Ownership::Held);
+        soon("a wake-up", wakeup.notified()).await;
+    }
+    assert_eq!(all_refusals(sentinel.primary()), Vec::<String>::new());
+
+    let wrong = |password: &str| {
+        let urls = sentinel.sentinels.iter();
+        urls.map(|one| format!("redis://{password}127.0.0.1:{}", one.port()))
+            .collect::<Vec<_>>()
+    };
+    for sentinels in [
+        wrong(""),
+        wrong(":very-secret@"),
+        wrong("asks:sentinel-secret@"),
+    ] {
+        let connecting = Backend::sentinel(sentinels, &primary).connect();
+        let error = soon("a refusal", connecting).await.unwrap_err();
+        assert_eq!(error.kind(), BackendErrorKind::Permanent, "{error}");
+        assert!(error.to_string().contains("credentials"), "{error}");
+        assert!(!format!("{error:?}").contains("secret"), "{error:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_primary_that_falls_silent_is_left_for_its_successor() {
     let sentinel = RedisSentinel::start();

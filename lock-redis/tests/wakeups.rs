@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::*;
-use lock_core::{LockBackend, LockKey, Wakeup, Wakeups};
+use lock_core::{BackendErrorKind, LockBackend, LockKey, Locks, Wakeup, Wakeups};
 use lock_testkit::proxy::Proxy;
 use lock_testkit::server::RedisServer;
 
@@ -245,20 +245,62 @@ async fn a_silent_connection_is_replaced_and_everybody_woken() {
 /// It is asked whether it is alive every five seconds. An answer that goes astray would look like silence.
 #[tokio::test]
 async fn a_subscription_lasts_as_long_as_its_connection_does() {
-    let server = RedisServer::start();
-    let connected = || {
-        let clients = server.cli(&["CLIENT", "LIST", "TYPE", "pubsub"]).text();
-        clients.split(' ').next().unwrap().to_owned()
-    };
-    for protocol in ["", "?protocol=resp2"] {
+    let lasting = async |protocol: &str| {
+        let server = RedisServer::start();
+        let connected = || {
+            let clients = server.cli(&["CLIENT", "LIST", "TYPE", "pubsub"]).text();
+            clients.split(' ').next().unwrap().to_owned()
+        };
         let url = format!("{}{protocol}", server.url());
         let backend = Backend::connect(url).await.unwrap();
         let wakeups = backend.wakeups().unwrap();
-        let _wakeup = wakeups.subscribe(&key("k"), None).await.unwrap();
+        let mut wakeup = wakeups.subscribe(&key("k"), None).await.unwrap();
         let first = connected();
         tokio::time::sleep(13 * SECOND).await;
-        assert_eq!(connected(), first);
-        drop(backend);
-        server.cli(&["CLIENT", "KILL", "TYPE", "pubsub"]);
+        assert_eq!(connected(), first, "{protocol}");
+        server.cli(&["PUBLISH", "{k}:fencelock:wake", ""]);
+        soon("a message", wakeup.notified()).await;
+    };
+    tokio::join!(lasting(""), lasting("?protocol=resp2"));
+}
+
+#[tokio::test]
+async fn no_more_subscribe_than_may_and_who_goes_makes_room() {
+    let server = RedisServer::start();
+    let builder = Backend::builder(server.url()).with_subscriptions_at_most(2);
+    let backend = builder.connect().await.unwrap();
+    let wakeups = backend.wakeups().unwrap();
+    let first = wakeups.subscribe(&key("a"), None).await.unwrap();
+    // Of one lock or of many: each takes memory.
+    let mut second = wakeups.subscribe(&key("a"), None).await.unwrap();
+    for name in ["a", "b"] {
+        let error = wakeups.subscribe(&key(name), None).await.unwrap_err();
+        assert_eq!(error.kind(), BackendErrorKind::Transient, "{error}");
+        assert!(error.to_string().contains("2 subscriptions"), "{error}");
     }
+    drop(first);
+    let mut third = wakeups.subscribe(&key("b"), None).await.unwrap();
+    for channel in ["{a}:fencelock:wake", "{b}:fencelock:wake"] {
+        server.cli(&["PUBLISH", channel, ""]);
+    }
+    soon("a", second.notified()).await;
+    soon("b", third.notified()).await;
+    // Who could not subscribe looks by itself.
+    let locks = Locks::new(backend.clone());
+    let guard = locks.lock("c").try_acquire().await.unwrap();
+    let other = Locks::new(backend).lock("c");
+    let waiting = tokio::spawn(async move { other.acquire().await });
+    tokio::time::sleep(300 * MS).await;
+    guard.release().await.unwrap();
+    let guard = soon("its turn", waiting).await.unwrap().unwrap();
+    guard.release().await.unwrap();
+    drop((second, third));
+    let dead = Backend::builder(server.url()).with_subscriptions_at_most(0);
+    let dead = dead.connect().await.unwrap();
+    dead.wakeups()
+        .unwrap()
+        .subscribe(&key("a"), None)
+        .await
+        .unwrap_err();
+    round_trip(&dead).await;
 }

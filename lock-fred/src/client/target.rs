@@ -603,3 +603,30 @@ fn authorities_of_the_system() -> Result<super::Certificates, BackendError> {
         .with_no_client_auth();
     Ok(config.into())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_typed_is_not_sent_as_if_it_were() {
+        let with = |username: Option<&str>, password: Option<&str>| Config {
+            username: username.map(str::to_owned),
+            password: password.map(str::to_owned),
+            ..Config::default()
+        };
+        for (username, password) in [
+            (None, None),
+            (None, Some("pw")),
+            (Some("user"), Some("p\u{e9}w#$%&()\\")),
+        ] {
+            assert!(can_be_typed(&with(username, password)), "{password:?}");
+        }
+        for odd in [
+            "", " ", "a b", "a\tb", "a\nb", "a\x0bb", "a\x0cb", "a\rb", "a\0b", "\"", "'",
+        ] {
+            assert!(!can_be_typed(&with(None, Some(odd))), "{odd:?}");
+            assert!(!can_be_typed(&with(Some(odd), Some("pw"))), "{odd:?}");
+        }
+    }
+}

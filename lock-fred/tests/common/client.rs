@@ -16,6 +16,26 @@ pub const ASKED_WHEN_CONNECTING: [&str; 2] = ["client|id", "info"];
 /// The rights to ask that, so that nothing is refused.
 pub const RIGHTS_TO_ASK: &str = "+client|id +info";
 
+/// The URLs of settings of the client's own with these credentials and this address.
+pub fn configured(rest: &str) -> Vec<String> {
+    let (password, _) = rest.trim_start_matches(':').split_once('@').unwrap();
+    let service = format!("sentinelServiceName=x&sentinelPassword={password}");
+    vec![
+        format!("redis://{rest}"),
+        format!("redis-cluster://{rest}"),
+        format!("redis-sentinel://{rest}?{service}"),
+    ]
+}
+
+/// A backend on a client that was made elsewhere with such settings, and has not connected.
+pub fn given(url: &str) -> Backend {
+    use lock_fred::fred::prelude::{Builder, Config, ReconnectPolicy};
+
+    let mut builder = Builder::from_config(Config::from_url(url).unwrap());
+    builder.set_policy(ReconnectPolicy::new_constant(0, 10));
+    Backend::from_client(builder.build().unwrap())
+}
+
 /// The client comes with the one who does the cryptography.
 #[cfg(feature = "tls")]
 pub const fn choose_provider() {}

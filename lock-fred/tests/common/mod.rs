@@ -5,6 +5,8 @@
 pub mod alone;
 mod client;
 pub mod deploy;
+#[cfg(feature = "tracing")]
+pub mod log;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

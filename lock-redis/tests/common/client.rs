@@ -9,6 +9,16 @@ pub const ASKED_WHEN_CONNECTING: [&str; 0] = [];
 /// The rights to ask that, so that nothing is refused.
 pub const RIGHTS_TO_ASK: &str = "";
 
+/// The URLs of settings of the client's own with these credentials and this address.
+pub fn configured(rest: &str) -> Vec<String> {
+    vec![format!("redis://{rest}")]
+}
+
+/// A backend on a client that was made elsewhere with such settings, and has not connected.
+pub fn given(url: &str) -> Backend {
+    Backend::from_client(lock_redis::redis::Client::open(url).unwrap())
+}
+
 /// What a program that uses TLS does once: it chooses who does the cryptography.
 #[cfg(feature = "tls")]
 pub fn choose_provider() {

@@ -47,7 +47,7 @@
 //! | F10 | `locks_waiting::waiters_are_woken_although_their_subscription_is_cut_again_and_again` |
 //! | F11 | `locks_loss::a_pause_is_survived_by_a_long_ttl_and_not_by_a_short_one` |
 //! | F12 | `proxied::acquire::on_a_link_that_is_slow_for_the_ttl_grants_are_late_and_few` |
-//! | F14 | `scenarios::restarts::a_server_that_evicts_locks_costs_one_at_its_next_renewal`, `eviction::a_server_says_whether_it_may_evict_locks`, `eviction_warnings::who_connects_to_a_server_that_evicts_locks_is_warned`, `eviction::who_must_not_ask_does_not_and_is_told_nothing` |
+//! | F14 | `scenarios::restarts::a_server_that_evicts_locks_costs_one_at_its_next_renewal`, `eviction::a_server_says_whether_it_may_evict_locks`, `warnings::who_connects_to_a_server_that_evicts_locks_is_warned`, `eviction::who_must_not_ask_does_not_and_is_told_nothing` |
 //! | F15 | `faults::a_read_only_replica_is_a_transient_error`, `faults::a_server_that_became_a_replica_is_connected_to_anew` |
 //! | F16 | `proxied::replies::what_a_server_says_instead_of_serving_is_classified_the_same_for_all_calls`, `scenarios::restarts::a_server_that_loads_its_data_is_waited_for`, `scenarios::restarts::a_replica_without_its_master_and_a_cluster_without_slots_are_transient_errors`, `faults::a_server_that_is_busy_with_a_script_is_a_transient_error` |
 //! | F17 | `faults::a_server_that_takes_no_writes_is_a_transient_error_and_keeps_nothing` |
@@ -57,7 +57,7 @@
 //! | F21 | `scenarios::credentials::who_may_not_load_scripts_locks_and_who_may_not_send_them_locks_where_they_are_known` |
 //! | F23 | `locks_waiting::an_entry_without_an_end_is_waited_for_and_left_alone` |
 //! | F28 | `proxied::replies::odd_replies_are_of_unknown_outcome_and_no_grants`, `proxied::replies::a_connection_on_which_something_senseless_came_is_replaced`, `proxied::replies::enormous_replies_are_no_answers_and_are_not_kept` |
-//! | F29 | `scenarios::scale::a_hundred_waiters_on_a_hundred_locks_share_two_connections` |
+//! | F29 | `given::a_hundred_who_wait_over_a_pool_of_one_do_not_hold_up_its_releases`, `scenarios::scale::a_hundred_waiters_on_a_hundred_locks_share_two_connections` |
 //! | F31 | `proxied::network::everything_works_byte_by_byte`, `proxied::network::replies_that_come_all_at_once_find_their_callers` |
 //! | W01 | `scenarios::scale::a_thousand_waiters_of_one_lock_are_all_served` |
 //! | W02 | `scenarios::scale::thousands_of_locks_are_held_for_three_ttls_within_a_budget` |

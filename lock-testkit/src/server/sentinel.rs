@@ -40,6 +40,20 @@ impl RedisSentinel {
     /// If they do not come up together.
     #[must_use]
     pub fn with(options: &RedisOptions) -> Self {
+        Self::assemble(options, None)
+    }
+
+    /// As [`start`](Self::start), with sentinels that ask for this password.
+    ///
+    /// # Panics
+    ///
+    /// If they do not come up together.
+    #[must_use]
+    pub fn start_with_password(password: &str) -> Self {
+        Self::assemble(&RedisOptions::new(), Some(password))
+    }
+
+    fn assemble(options: &RedisOptions, password: Option<&str>) -> Self {
         let RedisReplicas { primary, replicas } = RedisReplicas::with(options, 1);
         let (name, port) = (Self::NAME, primary.port());
         let down_after = Self::DOWN_AFTER.as_millis();
@@ -55,6 +69,16 @@ impl RedisSentinel {
         let watcher = match &options.identity {
             Some(identity) => watcher.with_tls(identity.clone()),
             None => watcher,
+        };
+        let (watcher, configuration) = match password {
+            // Among each other too.
+            Some(password) => (
+                watcher.with_password(password),
+                format!(
+                    "{configuration}requirepass {password}\nsentinel sentinel-pass {password}\n"
+                ),
+            ),
+            None => (watcher, configuration),
         };
         let watcher = watcher.with_role(Role::Watch(configuration));
         let sentinels: Vec<_> = (0..3).map(|_| watcher.clone().start()).collect();
