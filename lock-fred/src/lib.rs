@@ -42,19 +42,31 @@
 //! | node-redlock 5.0 beta (Node.js) with one client | none | `node_redlock::*`: it runs against ours |
 //! | pottery 3.0 (Python) with one master | [`prefix::POTTERY`] | `pottery::*`: it runs against ours |
 //! | python-redis-lock 4.0 (Python) | [`prefix::PYTHON_REDIS_LOCK`] | `python_redis_lock::*`: it runs against ours, waiting with a timeout. Without one it may wait for ever after a release of ours: do not mix |
-//! | rslock, redlock-rs, redsync (Rust) | none | `layouts::a_value_of_any_bytes_is_busy_and_left_alone` |
-//! | RedLock.net (.NET), distkit and distributed-lock (Rust), rueidislock (Go), ShedLock (Java) | in [`prefix`] | `layouts::a_prefix_puts_our_lock_where_theirs_is` |
-//! | redsync, redislock (Go), aioredlock (Python), redlock-rb (Ruby), the mutex of DistributedLock (.NET) | none | not by name: one string under the name itself, as those above |
+//! | rslock, redlock-rs, redsync (Rust); redsync, redislock (Go); aioredlock (Python), redlock-rb (Ruby), oxcache (Rust), the mutex of DistributedLock (.NET) | none | `layouts::what_they_are_documented_to_write_is_busy_for_us_and_ours_is_for_them` |
+//! | RedLock.net (.NET) with one server, distkit and distributed-lock (Rust), rueidislock (Go) with a majority of 1, ShedLock (Java) | in [`prefix`] | `layouts::what_they_are_documented_to_write_is_busy_for_us_and_ours_is_for_them` |
 //! | Redisson (Java) | – | `layouts::a_redisson_lock_is_a_conflict_and_ours_is_one_to_redisson`: an error on both sides, never two holders |
 //!
 //! The tests that run a library show each direction: theirs held, ours busy, and granted after their release or expiry; ours
 //! held and renewed, theirs refused, and granted after our release or expiry; who had a lock before can no more release or
 //! prolong it. The rest shows the layout only, by what the library is documented to write.
 //!
-//! The value of others is their secret and is never shown; one of any bytes is busy, and so is a key without an expiry, until
-//! its holder deletes it (`redis_py::what_has_no_end_is_busy_until_they_release_it`). Fencing tokens rise from grant to grant of
+//! The value of others is their secret and is never shown; one of any bytes is busy
+//! (`layouts::a_value_of_any_bytes_is_busy_and_left_alone`), and so is a key without an expiry, until its holder deletes it
+//! (`layouts::what_has_no_end_is_busy_until_it_is_deleted`). Fencing tokens rise from grant to grant of
 //! ours; others have none. Others do not wake our waiters, which look by themselves, every second unless said otherwise.
 //! Locks over several servers (Redlock) and read/write locks do not mix with ours.
+//!
+//! # Features of fred
+//!
+//! Cargo builds a crate once for a whole program: what any crate of it turns on in fred is on for our connections too.
+//!
+//! - `custom-reconnect-errors`: fred ends a connection on which a server says that it loads its data, is a replica, or is in a
+//!   cluster that is down. What else was under way there is then of unknown outcome. Leave it off.
+//! - `network-logs`: fred logs whatever goes over its connections, passwords and owners too, at the level `trace`. Not where logs are
+//!   kept.
+//! - `sentinel-auth`: fred no longer sends the primary's credentials to sentinels, but those that it was told for them. If your
+//!   client is made so, turn on the feature `sentinel-auth` of this crate, which turns on that of fred; otherwise its sentinels are
+//!   shown the primary's.
 //!
 //! # Servers and deployments
 //!
@@ -68,12 +80,16 @@
 //! | a cluster | `FredBackend::cluster` | `cluster` |
 //! | any of them over TLS: `rediss://`, own authorities by `with_certificates` | | `tls` |
 //!
+//! URLs may begin with `valkey://` or `valkeys://` too. A server at a unix socket is
+//! `redis+unix:///path?db=1&user=name&pass=word` (or `unix://`, `valkey+unix://`), where all behind the path may be left out.
+//!
 //! Replication is asynchronous: [what a failover can do](#what-a-failover-can-do) is below.
 //!
 //! **Sentinel.** Whoever makes a connection asks the sentinels first, and again while there is no primary. A connection to a
-//! server that became a replica is left with its first refusal.
+//! server that became a replica is left with its first refusal. Sentinels have credentials of their own, in their URLs; a user of
+//! theirs needs `+sentinel|get-master-addr-by-name`.
 //!
-//! **Cluster.** A lock, its counter and its channel lie in one slot. A key with a `}` but no whole hash tag has no such
+//! **Cluster.** Connect to all of it: one node alone refuses keys that are elsewhere, for good. A lock, its counter and its channel lie in one slot. A key with a `}` but no whole hash tag has no such
 //! place and is [invalid], before anything is written. While a slot moves, locks of it are renewed and released; one that
 //! is free may answer a transient error until the move ends. Renewals go out by slot. Where a request is led elsewhere we follow;
 //! nothing else is sent again. Over RESP2 waiters are not woken. A node that is silent keeps nobody from the others. (All of this
@@ -81,6 +97,9 @@
 //!
 //! **TLS** is rustls with the system's authorities, and with the provider of cryptography that your program has installed, or else
 //! ring.
+//!
+//! **Passwords.** None is ever in an error, in `Debug` or in a log of ours. With the feature `tracing`, one that goes over a network
+//! in the clear (no TLS, no socket, no loopback address) is a warning, of a cluster by the nodes that you name.
 //!
 //! [invalid]: lock_core::BackendErrorKind::Invalid
 //!
@@ -128,8 +147,12 @@
 //! ```
 //!
 //! Give the prefix as the prefix of the keys: the counter and the channel of a key that only looks as if it had one
-//! do not start with it. What is missing is named by the first attempt. Without the last line, or without the channels, waiters look at the lock from time to time instead of being
-//! woken. A database other than 0 needs `+select`. With `+info` the server may be asked whether it
+//! do not start with it. A right that is missing is named by the first attempt, before a lock is handed out, also one that only a
+//! release or a waiter needs. (Before Redis 7 a missing right to subscribe is found by the first who waits, which then looks at the
+//! lock from time to time.) `+eval` is missed where the server does not know the script.
+//!
+//! Without the last line and the channels, use [`without_wakeups`](FredBackend::without_wakeups): waiters then look from time
+//! to time. A database other than 0 needs `+select`. With `+info` the server may be asked whether it
 //! [evicts locks](FredBackend::may_evict).
 //!
 //! Behind Sentinel add `+role`, so that a replica is known by more than its refusals. On a cluster it is, in place of the

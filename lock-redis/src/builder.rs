@@ -40,13 +40,15 @@ enum Place {
 
 impl RedisBackend {
     /// Connects to the server that `url` names: `redis://[user:password@]host[:port][/database]`, or
-    /// `redis+unix:///path`; `rediss://` with the feature `tls`.
+    /// `redis+unix:///path[?db=..&user=..&pass=..]`; `rediss://` with the feature `tls`. `valkey` may stand in place of `redis`, and
+    /// `unix` of `redis+unix`.
     ///
     /// # Errors
     ///
     /// [`Invalid`] for a URL that is none, [`Transient`] if there is no connection within
     /// [`DEFAULT_CONNECT_TIMEOUT`], and [`Permanent`] if the server refuses the credentials. None of them has the URL in
-    /// its text.
+    /// its text. What else the user may not do is [`Permanent`] at the first attempt, and so is a key that another node of a
+    /// cluster has: connect to that with `cluster`.
     ///
     /// [`Invalid`]: lock_core::BackendErrorKind::Invalid
     /// [`Transient`]: lock_core::BackendErrorKind::Transient
@@ -176,9 +178,9 @@ impl RedisBackendBuilder {
         self
     }
 
-    /// Connects. With the feature `tracing`, and somebody who listens to warnings of the target `fencelock`, the server is then asked
-    /// whether it [may evict](RedisBackend::may_evict) locks, for no longer than connecting may take; if it may, that is a
-    /// warning.
+    /// Connects. With the feature `tracing`, a password that goes over a network in the clear is a warning, of the target
+    /// `fencelock`. Where somebody listens to those, the server is then asked whether it
+    /// [may evict](RedisBackend::may_evict) locks, for no longer than connecting may take; if it may, that is a warning.
     ///
     /// # Errors
     ///

@@ -296,6 +296,23 @@ mod layouts {
         acquire(&locks, "n").await.release().await.unwrap();
     }
 
+    /// Some libraries set no expiry unless told otherwise; and what others wrote is not ours to end.
+    #[tokio::test]
+    async fn what_has_no_end_is_busy_until_it_is_deleted() {
+        let server = RedisServer::start();
+        let locks = locks(&server).await;
+        server.cli(&["SET", "n", "theirs"]);
+        let error = locks.lock("n").with_wait(300 * MS).acquire().await;
+        let error = error.unwrap_err();
+        assert!(matches!(error, LockError::TimedOut { .. }), "{error}");
+        assert_eq!(error.holder().unwrap().remaining, None);
+        let held = locks.lock("n").status().await.unwrap().unwrap();
+        assert_eq!((held.remaining, held.label), (None, None));
+        assert_eq!(pttl(&server, "n"), -1);
+        server.cli(&["DEL", "n"]);
+        acquire(&locks, "n").await.release().await.unwrap();
+    }
+
     /// Redisson's locks are hashes: neither takes what the other holds, and neither waits for it.
     #[tokio::test]
     async fn a_redisson_lock_is_a_conflict_and_ours_is_one_to_redisson() {
@@ -326,25 +343,124 @@ mod layouts {
         assert_eq!(guard.release().await.unwrap(), Released::Released);
     }
 
-    /// By what they are documented to write, where no library is run.
+    /// Where libraries that are not run here keep their lock of `n`, and what they are documented to write there.
+    fn documented() -> Vec<(&'static str, String, &'static str, Vec<u8>)> {
+        let uuid = "6f1e8c52-5b8d-4a59-9d7e-3c1a2b4d5e6f";
+        let raw: Vec<u8> = (0..20).map(|n| 255 - 13 * n).collect();
+        let in_place: [(&str, &[u8]); 9] = [
+            ("rslock", &raw),
+            ("redlock-rs", &raw),
+            ("redsync (Rust)", &raw),
+            ("redsync (Go)", b"3Yk0mXy7TzK1a2b3c4d5eg=="),
+            ("redislock", b"0tJq6UVwS8mYw1xkq3ZbVgmetadata"),
+            ("aioredlock", uuid.as_bytes()),
+            ("redlock-rb", uuid.as_bytes()),
+            ("oxcache", uuid.as_bytes()),
+            (
+                "DistributedLock (.NET)",
+                b"host_8a6e0804-2bd0-4672-b79d-d97027f9071a",
+            ),
+        ];
+        let in_place = in_place.map(|(name, value)| (name, String::new(), "n", value.to_vec()));
+        let prefixed = [
+            (
+                "RedLock.net",
+                prefix::RED_LOCK_NET.to_owned(),
+                "redlock:n",
+                uuid,
+            ),
+            (
+                "distkit",
+                prefix::DISTKIT.to_owned(),
+                "distkit-locks:n",
+                uuid,
+            ),
+            (
+                "distributed-lock (Rust)",
+                prefix::DISTRIBUTED_LOCK.to_owned(),
+                "distributed-lock:n",
+                "4711_0_1f",
+            ),
+            (
+                "rueidislock",
+                prefix::RUEIDISLOCK.to_owned(),
+                "rueidislock:0:n",
+                "0123456789abcdef",
+            ),
+            (
+                "ShedLock",
+                prefix::shed_lock("prod"),
+                "job-lock:prod:n",
+                "ADDED:2026-01-02T03:04:05.006Z@host:6f1e8c52",
+            ),
+        ];
+        let prefixed = prefixed
+            .map(|(name, prefix, key, value)| (name, prefix, key, value.as_bytes().to_vec()));
+        in_place.into_iter().chain(prefixed).collect()
+    }
+
+    /// They take it by `SET NX PX` and give it up and prolong it by comparing it, as all of these do.
     #[tokio::test]
-    async fn a_prefix_puts_our_lock_where_theirs_is() {
+    async fn what_they_are_documented_to_write_is_busy_for_us_and_ours_is_for_them() {
         let server = RedisServer::start();
-        for (prefix, key) in [
-            (prefix::RED_LOCK_NET, "redlock:n"),
-            (prefix::DISTKIT, "distkit-locks:n"),
-            (prefix::DISTRIBUTED_LOCK, "distributed-lock:n"),
-            (prefix::RUEIDISLOCK, "rueidislock:0:n"),
-            (prefix::shed_lock("prod").as_str(), "job-lock:prod:n"),
-        ] {
+        for (library, prefix, key, value) in documented() {
             let locks = locks(&server).await.with_prefix(prefix);
-            server.cli(&["SET", key, "theirs", "NX", "PX", "30000"]);
-            assert!(locks.lock("n").try_acquire().await.unwrap_err().is_busy());
+            let lock = locks.lock("n");
+            assert_eq!(lock.key().as_str(), key, "{library}");
+            let take: [&[u8]; 6] = [b"SET", key.as_bytes(), &value, b"NX", b"PX", b"30000"];
+            assert_eq!(server.cli_bytes(&take).text(), "OK", "{library}");
+            let error = lock.try_acquire().await.unwrap_err();
+            let holder = error
+                .holder()
+                .unwrap_or_else(|| panic!("{library}: {error}"));
+            assert!(
+                holder.label.is_none() && holder.remaining.is_some(),
+                "{library}"
+            );
+            assert_eq!(server.cli(&["GET", key]), Reply::Bulk(value.clone()));
             server.cli(&["DEL", key]);
+
             let guard = acquire(&locks, "n").await;
-            let theirs = server.cli(&["SET", key, "theirs", "NX", "PX", "30000"]);
-            assert_eq!(theirs, Reply::Nil, "{key}");
-            guard.release().await.unwrap();
+            let entry = server.cli(&["GET", key]);
+            assert_eq!(server.cli_bytes(&take), Reply::Nil, "{library}");
+            for then in ["'DEL', KEYS[1]", "'PEXPIRE', KEYS[1], 1"] {
+                let script = format!(
+                    "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call({then}) end return 0"
+                );
+                let compare: [&[u8]; 5] =
+                    [b"EVAL", script.as_bytes(), b"1", key.as_bytes(), &value];
+                assert_eq!(server.cli_bytes(&compare).integer(), 0, "{library}");
+            }
+            assert_eq!(server.cli(&["GET", key]), entry, "{library}");
+            assert_eq!(guard.release().await.unwrap(), Released::Released);
+        }
+    }
+
+    /// The table in the docs of the crate names libraries, and tests of them, that are here.
+    #[test]
+    fn the_table_in_the_docs_names_what_is_tested() {
+        let here = include_str!("interop.rs");
+        let (_, table) = include_str!("../src/lib.rs")
+            .split_once("//! | Library | Prefix |")
+            .unwrap();
+        let (table, _) = table.split_once("\n//!\n").unwrap();
+        let tests: Vec<_> = table.split('`').skip(1).step_by(2).collect();
+        let tests: Vec<_> = tests
+            .iter()
+            .filter_map(|name| name.split_once("::"))
+            .collect();
+        assert!(tests.len() >= 6, "{tests:?}");
+        for (module, test) in tests {
+            let is_module = |line: &str| {
+                line.contains(&format!("mod {module} {{")) || line == format!("    {module},")
+            };
+            assert!(here.lines().any(is_module), "{module}");
+            let is_test = |line: &str| line.contains(&format!("fn {test}()"));
+            assert!(test == "*" || here.lines().any(is_test), "{test}");
+        }
+        for (library, ..) in documented() {
+            let name = library.split(' ').next().unwrap();
+            assert!(table.contains(name), "{library} has no row");
         }
     }
 }
