@@ -52,9 +52,8 @@ impl FredBackend {
     /// settings.
     ///
     /// No request is written twice, whatever the client's own settings say. A client that leaves two calls in a row
-    /// without an answer, and a `PING` behind them, is made to connect again, once, if it has a reconnect policy: give it
-    /// one, since without it a lost connection is the client's end (until it is initialised again, its calls fail, or go to
-    /// others of its pool). Other commands that are under way then are treated as that client is told to. While a client has
+    /// without an answer, and a `PING` behind them, is made to connect again, once. One that has used up its reconnect policy has
+    /// ended: until it is initialised again, its calls fail, or go to others of its pool. Other commands that are under way then are treated as that client is told to. While a client has
     /// no connection, nothing is handed to it; what it was handed before is written within [`DEFAULT_RESPONSE_TIMEOUT`] or
     /// never, also if its caller has gone.
     ///
@@ -65,32 +64,45 @@ impl FredBackend {
     ///
     /// A cluster's client lends its settings only, and all connections are our own: while a slot moves, fred may give one
     /// request's reply to another.
-    #[must_use]
-    pub fn from_client(client: Client) -> Self {
+    ///
+    /// # Errors
+    ///
+    /// [`Invalid`](BackendErrorKind::Invalid) for a client without a reconnect policy (unless it is a cluster's): the first
+    /// connection that it lost would be its last.
+    pub fn from_client(client: Client) -> Result<Self, BackendError> {
         Self::given(std::slice::from_ref(&client))
     }
 
     /// As [`from_client`](Self::from_client), with the clients of a pool in turn.
-    #[must_use]
-    pub fn from_pool(pool: &Pool) -> Self {
+    ///
+    /// # Errors
+    ///
+    /// As [`from_client`](Self::from_client).
+    pub fn from_pool(pool: &Pool) -> Result<Self, BackendError> {
         Self::given(pool.clients())
     }
 
-    fn given(clients: &[Client]) -> Self {
+    fn given(clients: &[Client]) -> Result<Self, BackendError> {
+        let invalid = |advice| BackendError::new(BackendErrorKind::Invalid, advice);
         let settings = Settings::default();
-        let link = Link::Given(Given::new(clients, settings.response_timeout));
         let Some(client) = clients.first() else {
-            return Self::over(link, false);
+            return Err(invalid("a pool of no clients"));
         };
         let target = Target::of_client(client, &settings);
         if client.is_clustered() {
-            return Self::own(target);
+            return Ok(Self::own(target));
         }
+        if !clients.iter().all(ClientLike::has_reconnect_policy) {
+            return Err(invalid(
+                "a client without a reconnect policy ends with its first connection: give it one (`Builder::set_policy`)",
+            ));
+        }
+        let link = Link::Given(Given::new(clients, settings.response_timeout));
         target.warn_of_exposure();
-        Self {
+        Ok(Self {
             hub: Some(Hub::new(Arc::new(target))),
             ..Self::over(link, false)
-        }
+        })
     }
 
     /// Waits with each grant until `least` replicas have it.

@@ -522,7 +522,7 @@ async fn another_kind_of_server_behind_the_address_is_asked_anew() {
             let _ = done.send(());
         }
     });
-    let backend = native(&url).await;
+    let backend = native(&url).await.without_wakeups();
     let (lock, mine) = (key("moves"), owner());
     taken(&backend, &lock, &mine).await;
     cut.send(()).unwrap();

@@ -43,7 +43,10 @@ async fn clients_made_elsewhere_serve_too() {
     pool.init().await.unwrap();
     let client = client(&server.url()).await;
     let connections = server.cli(&["CLIENT", "LIST"]).text().lines().count();
-    for backend in [Backend::from_client(client), Backend::from_pool(&pool)] {
+    for backend in [
+        Backend::from_client(client).unwrap(),
+        Backend::from_pool(&pool).unwrap(),
+    ] {
         round_trip(&backend).await;
         assert!(backend.wakeups().is_some() && !backend.capabilities().resends);
     }
@@ -56,7 +59,7 @@ async fn the_clients_of_a_pool_take_turns() {
     let server = RedisServer::start();
     let pool = builder(&server.url()).build_pool(2).unwrap();
     pool.init().await.unwrap();
-    let backend = Backend::from_pool(&pool);
+    let backend = Backend::from_pool(&pool).unwrap();
     for _ in 0..2 {
         round_trip(&backend).await;
     }
@@ -78,7 +81,7 @@ async fn a_hundred_who_wait_over_a_pool_of_one_do_not_hold_up_its_releases() {
     let pool = builder(&server.url()).build_pool(1).unwrap();
     pool.init().await.unwrap();
     // Two lines of waiters, so that a hundred wait at the server.
-    let [holder, other] = [(); 2].map(|()| Locks::new(Backend::from_pool(&pool)));
+    let [holder, other] = [(); 2].map(|()| Locks::new(Backend::from_pool(&pool).unwrap()));
     let names: Vec<_> = (0..100).map(|n| format!("k{n}")).collect();
     let taken = names.iter().map(|name| {
         let lock = holder.lock(name.as_str()).with_ttl(60 * SECOND);
@@ -124,7 +127,7 @@ async fn a_client_made_elsewhere_brings_its_password_for_sentinels() {
         ports[1],
         RedisSentinel::NAME
     );
-    let backend = Backend::from_client(client(&url).await);
+    let backend = Backend::from_client(client(&url).await).unwrap();
     let (key, mine) = (key("k"), owner());
     let wakeups = backend.wakeups().unwrap();
     let mut wakeup = wakeups.subscribe(&key, None).await.unwrap();
@@ -136,7 +139,7 @@ async fn a_client_made_elsewhere_brings_its_password_for_sentinels() {
 #[tokio::test]
 async fn locks_on_a_client_made_elsewhere_are_held_waited_for_and_released() {
     let server = RedisServer::start();
-    let locks = async || Locks::new(Backend::from_client(client(&server.url()).await));
+    let locks = async || Locks::new(Backend::from_client(client(&server.url()).await).unwrap());
     let (holder, other) = (locks().await, locks().await);
     let guard = holder.lock("k").with_ttl(SECOND).acquire().await.unwrap();
     // Nothing but a wake-up ends the wait.
@@ -167,7 +170,7 @@ async fn nothing_is_sent_twice_over_a_client_that_sends_twice() {
     let server = RedisServer::start();
     let proxy = Proxy::start(server.port()).await;
     let client = client(&proxy.url()).await;
-    let backend = Backend::from_client(client.clone());
+    let backend = Backend::from_client(client.clone()).unwrap();
     let (key, mine) = (key("k"), owner());
     take(&backend, &key, &mine).await;
     backend.release(&key, &mine).await.unwrap();
@@ -235,7 +238,7 @@ async fn known<T>(mut ask: impl AsyncFnMut() -> Result<T, lock_core::BackendErro
 async fn a_client_that_has_no_connection_is_known_to_have_sent_nothing() {
     let mut server = RedisServer::start();
     let client = client(&server.url()).await;
-    let backend = Backend::from_client(client.clone());
+    let backend = Backend::from_client(client.clone()).unwrap();
     let (key, mine) = (key("k"), owner());
     take(&backend, &key, &mine).await;
     server.stop();
@@ -251,40 +254,49 @@ async fn a_client_that_has_no_connection_is_known_to_have_sent_nothing() {
 }
 
 #[tokio::test]
-async fn a_silent_client_is_made_to_connect_again_if_it_would_do_so_by_itself() {
-    for reconnects in [true, false] {
-        let server = RedisServer::start();
-        let proxy = Proxy::start(server.port()).await;
-        let mut builder = builder(&proxy.url());
-        if !reconnects {
-            builder = Builder::from_config(Config::from_url(&proxy.url()).unwrap());
-        }
-        let client = builder.build().unwrap();
-        client.init().await.unwrap();
-        let backend = Backend::from_client(client);
-        let (key, mine) = (key("k"), owner());
-        take(&backend, &key, &mine).await;
-        proxy.blackhole();
-        for _ in 0..2 {
-            let call = renew(&backend, &key, &mine, TTL, Renew::AtLeast);
-            assert!(tokio::time::timeout(20 * MS, call).await.is_err());
-        }
-        if reconnects {
-            eventually("an answer", async || {
-                let answer = renew(&backend, &key, &mine, TTL, Renew::AtLeast).await;
-                answer.is_ok()
-            })
-            .await;
-        }
-        assert_eq!(proxy.connections(), if reconnects { 2 } else { 1 });
+async fn a_silent_client_is_made_to_connect_again() {
+    let server = RedisServer::start();
+    let proxy = Proxy::start(server.port()).await;
+    let backend = Backend::from_client(client(&proxy.url()).await).unwrap();
+    let (key, mine) = (key("k"), owner());
+    take(&backend, &key, &mine).await;
+    proxy.blackhole();
+    for _ in 0..2 {
+        let call = renew(&backend, &key, &mine, TTL, Renew::AtLeast);
+        assert!(tokio::time::timeout(20 * MS, call).await.is_err());
     }
+    eventually("an answer", async || {
+        let answer = renew(&backend, &key, &mine, TTL, Renew::AtLeast).await;
+        answer.is_ok()
+    })
+    .await;
+    assert_eq!(proxy.connections(), 2);
+}
+
+/// The first connection that it lost would be its last.
+#[tokio::test]
+async fn a_client_without_a_reconnect_policy_is_refused_and_so_is_a_pool_of_none() {
+    let config = Config::from_url("redis://:very-secret@127.0.0.1:1").unwrap();
+    let builder = Builder::from_config(config);
+    for refused in [
+        Backend::from_client(builder.build().unwrap()),
+        Backend::from_pool(&builder.build_pool(2).unwrap()),
+    ] {
+        let error = refused.unwrap_err();
+        assert_eq!(error.kind(), BackendErrorKind::Invalid, "{error}");
+        assert!(error.to_string().contains("reconnect policy"), "{error}");
+        assert!(!format!("{error:?}").contains("very-secret"), "{error:?}");
+    }
+    // Of this one nothing but the settings is used.
+    let config = Config::from_url("redis-cluster://127.0.0.1:1").unwrap();
+    Backend::from_client(Builder::from_config(config).build().unwrap()).unwrap();
 }
 
 #[tokio::test]
 async fn a_client_that_leads_to_a_replica_is_made_to_connect_again() {
     let server = RedisServer::start();
     let proxy = Proxy::start(server.port()).await;
-    let backend = Backend::from_client(client(&proxy.url()).await);
+    let backend = Backend::from_client(client(&proxy.url()).await).unwrap();
     take(&backend, &key("a"), &owner()).await;
     server.cli(&["REPLICAOF", "127.0.0.1", "1"]);
     let error = attempt(&backend, &key("b"), &owner()).await.unwrap_err();
@@ -311,7 +323,7 @@ type Connections = tokio::sync::broadcast::Receiver<Server>;
 async fn after_an_outage_a_client_connects_once_whatever_was_called_meanwhile() {
     let mut server = RedisServer::start();
     let client = client(&server.url()).await;
-    let backend = Backend::from_client(client.clone());
+    let backend = Backend::from_client(client.clone()).unwrap();
     round_trip(&backend).await;
     let mut connections = client.reconnect_rx();
     server.stop();
@@ -336,7 +348,7 @@ async fn a_silent_client_is_told_once_to_connect_again_however_long_that_takes_a
     let server = RedisServer::start();
     let proxy = Proxy::start(server.port()).await;
     let client = client(&proxy.url()).await;
-    let backends = [(); 3].map(|()| Backend::from_client(client.clone()));
+    let backends = [(); 3].map(|()| Backend::from_client(client.clone()).unwrap());
     let [backend, ..] = &backends;
     let (key, mine) = (key("k"), owner());
     take(backend, &key, &mine).await;
@@ -361,7 +373,7 @@ async fn a_silent_client_is_told_once_to_connect_again_however_long_that_takes_a
 async fn calls_that_are_given_up_at_once_do_not_cut_a_client_that_answers() {
     let server = RedisServer::start();
     let client = client(&server.url()).await;
-    let backend = Backend::from_client(client.clone());
+    let backend = Backend::from_client(client.clone()).unwrap();
     round_trip(&backend).await;
     let mut connections = client.reconnect_rx();
     for _ in 0..20 {
@@ -374,39 +386,25 @@ async fn calls_that_are_given_up_at_once_do_not_cut_a_client_that_answers() {
 }
 
 #[tokio::test]
-async fn a_client_that_ended_for_want_of_a_policy_is_left_out_until_it_is_initialised_again() {
-    let server = RedisServer::start();
-    let config = Config::from_url(&server.url()).unwrap();
-    let pool = Builder::from_config(config).build_pool(2).unwrap();
+async fn a_client_that_used_its_policy_up_is_left_out_until_it_is_initialised_again() {
+    let mut server = RedisServer::start();
+    let mut builder = builder(&server.url());
+    builder.set_policy(ReconnectPolicy::new_constant(1, 10));
+    let pool = builder.build_pool(2).unwrap();
     pool.init().await.unwrap();
-    let backend = Backend::from_pool(&pool);
+    let backend = Backend::from_pool(&pool).unwrap();
     round_trip(&backend).await;
-    let mut used = Vec::new();
-    for client in pool.clients() {
-        used.push((client.clone(), client.error_rx()));
-    }
-    let clients = server.cli(&["CLIENT", "LIST"]).text();
-    let ours = clients.lines().find(|line| line.contains("cmd=eval"));
-    let id = ours.and_then(|line| line.split(' ').next()).unwrap();
-    server.cli(&["CLIENT", "KILL", "ID", id.trim_start_matches("id=")]);
-    eventually("one has ended", async || {
-        used.iter_mut().any(|(_, errors)| errors.try_recv().is_ok())
-    })
-    .await;
-    for n in 0..6 {
-        take(&backend, &key(&format!("{n}")), &owner()).await;
+    server.stop();
+    // One attempt of each, after 10 ms.
+    tokio::time::sleep(SECOND).await;
+    server.restart_empty();
+    for _ in 0..4 {
+        let error = attempt(&backend, &key("a"), &owner()).await.unwrap_err();
+        assert_eq!(error.kind(), BackendErrorKind::Transient);
+        assert!(error.to_string().contains("policy"), "{error}");
     }
 
-    server.cli(&["CLIENT", "KILL", "TYPE", "normal"]);
-    eventually("the other has ended", async || {
-        used.iter_mut().any(|(_, errors)| errors.try_recv().is_ok())
-    })
-    .await;
-    let error = attempt(&backend, &key("a"), &owner()).await.unwrap_err();
-    assert_eq!(error.kind(), BackendErrorKind::Transient);
-    assert!(error.to_string().contains("policy"), "{error}");
-
-    used[0].0.init().await.unwrap();
+    pool.clients()[0].init().await.unwrap();
     for n in 0..4 {
         take(&backend, &key(&format!("again {n}")), &owner()).await;
     }
@@ -416,7 +414,7 @@ async fn a_client_that_ended_for_want_of_a_policy_is_left_out_until_it_is_initia
 async fn a_client_in_the_pause_before_it_connects_again_is_not_given_anything() {
     let server = RedisServer::start();
     let client = slow_to_connect_again(&server.url()).await;
-    let backend = Backend::from_client(client.clone());
+    let backend = Backend::from_client(client.clone()).unwrap();
     round_trip(&backend).await;
     let mut errors = client.error_rx();
     server.cli(&["CLIENT", "KILL", "TYPE", "normal"]);
@@ -436,7 +434,7 @@ async fn a_client_in_the_pause_before_it_connects_again_is_not_given_anything() 
 async fn what_its_caller_gave_up_is_not_sent_when_the_client_gets_to_it_late() {
     let server = RedisServer::start();
     let client = slow_to_connect_again(&server.url()).await;
-    let backend = Backend::from_client(client.clone());
+    let backend = Backend::from_client(client.clone()).unwrap();
     round_trip(&backend).await;
     let mut connections = client.reconnect_rx();
     let mut busy = JoinSet::new();
@@ -469,7 +467,7 @@ async fn slow_to_connect_again(url: &str) -> Client {
 async fn a_client_that_subscribed_over_resp2_is_refused_with_advice() {
     let server = RedisServer::start();
     let client = client(&server.url()).await;
-    let backend = Backend::from_client(client.clone());
+    let backend = Backend::from_client(client.clone()).unwrap();
     round_trip(&backend).await;
     client.subscribe("news").await.unwrap();
     let (key, mine) = (key("k"), owner());
@@ -490,7 +488,7 @@ async fn a_client_is_printed_without_its_settings() {
     let server = lock_testkit::server::RedisOptions::new()
         .with_password("very-secret")
         .start();
-    let backend = Backend::from_client(client(&server.url()).await);
+    let backend = Backend::from_client(client(&server.url()).await).unwrap();
     round_trip(&backend).await;
     let shown = format!("{backend:?} {:?}", backend.wakeups());
     assert!(!shown.contains("very-secret"), "{shown}");
@@ -509,7 +507,7 @@ async fn a_client_made_elsewhere_brings_its_own_certificates() {
     config.tls = Some(trusting(&authority.certificate()).into());
     let client = Builder::from_config(config).build().unwrap();
     client.init().await.unwrap();
-    let backend = Backend::from_client(client);
+    let backend = Backend::from_client(client).unwrap();
     round_trip(&backend).await;
     let wakeups = backend.wakeups().unwrap();
     soon("a subscription", wakeups.subscribe(&key("k"), None))
@@ -554,7 +552,7 @@ async fn a_clusters_client_lends_the_names_in_certificates_too() {
     };
     let client = Builder::from_config(config).build().unwrap();
     client.init().await.unwrap();
-    let backend = Backend::from_client(client);
+    let backend = Backend::from_client(client).unwrap();
     for name in ["a", "b", "c", "d", "e", "f"] {
         take(&backend, &key(name), &owner()).await;
     }
@@ -572,7 +570,7 @@ async fn a_clusters_client_lends_its_settings() {
         .text()
         .lines()
         .count();
-    let backend = Backend::from_client(client);
+    let backend = Backend::from_client(client).unwrap();
     assert!(!backend.capabilities().resends);
     for name in ["a", "b", "c", "d"] {
         let (key, mine) = (key(name), owner());
@@ -596,7 +594,7 @@ struct OneClient;
 
 impl Kind for OneClient {
     async fn client(url: &str) -> Backend {
-        Backend::from_client(client(url).await)
+        Backend::from_client(client(url).await).unwrap()
     }
 }
 
@@ -610,7 +608,7 @@ impl Kind for PoolOfOne {
     async fn client(url: &str) -> Backend {
         let pool = builder(url).build_pool(1).unwrap();
         pool.init().await.unwrap();
-        Backend::from_pool(&pool)
+        Backend::from_pool(&pool).unwrap()
     }
 }
 

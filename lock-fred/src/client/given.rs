@@ -101,15 +101,8 @@ impl Clients {
         let (later, first) = self.clients.split_at(turn);
         let mut in_turn = first.iter().chain(later);
         in_turn.find(|shared| shared.is_open()).ok_or_else(|| {
-            let hope = self.clients.iter().any(|shared| shared.client.has_reconnect_policy());
-            let why = match self.clients.len() {
-                0 => "no client was given",
-                _ if hope => "the client has no connection at the moment",
-                _ => {
-                    "the client has lost its connection, and makes no other without a reconnect policy: give it one, \
-                     or initialise it again"
-                }
-            };
+            let why = "the client has no connection at the moment, or ended when its reconnect policy was used up: then \
+                       initialise it again";
             Failure::new(Cause::NotSent, why)
         })
     }
@@ -122,14 +115,13 @@ impl Shared {
         line.is_up(&*self.client) && self.client.is_connected()
     }
 
-    /// Makes the client connect again, if it would do so by itself too: one without a policy would end for good. Never while
-    /// it is about to: it would do so once for each time that it was told. `silent`: only if it answers nothing now either,
-    /// for those whom it did not answer may have had no patience.
+    /// Makes the client connect again. Never while it is about to: it would do so once for each time that it was told.
+    /// `silent`: only if it answers nothing now either, for those whom it did not answer may have had no patience.
     fn reconnect(&self, silent: bool) {
         let Ok(runtime) = Handle::try_current() else {
             return;
         };
-        if !self.client.has_reconnect_policy() || !self.is_open() {
+        if !self.is_open() {
             return;
         }
         let Some(told) = Told::first(self.client.id()) else {

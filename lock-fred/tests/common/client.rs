@@ -33,7 +33,7 @@ pub fn given(url: &str) -> Backend {
 
     let mut builder = Builder::from_config(Config::from_url(url).unwrap());
     builder.set_policy(ReconnectPolicy::new_constant(0, 10));
-    Backend::from_client(builder.build().unwrap())
+    Backend::from_client(builder.build().unwrap()).unwrap()
 }
 
 /// The client comes with the one who does the cryptography.
