@@ -449,6 +449,10 @@ mod layouts {
             .iter()
             .filter_map(|name| name.split_once("::"))
             .collect();
+        let tests: Vec<_> = tests
+            .iter()
+            .filter(|(module, _)| *module != "prefix")
+            .collect();
         assert!(tests.len() >= 6, "{tests:?}");
         for (module, test) in tests {
             let is_module = |line: &str| {
@@ -456,7 +460,7 @@ mod layouts {
             };
             assert!(here.lines().any(is_module), "{module}");
             let is_test = |line: &str| line.contains(&format!("fn {test}()"));
-            assert!(test == "*" || here.lines().any(is_test), "{test}");
+            assert!(*test == "*" || here.lines().any(is_test), "{test}");
         }
         for (library, ..) in documented() {
             let name = library.split(' ').next().unwrap();
