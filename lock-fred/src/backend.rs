@@ -225,15 +225,19 @@ impl LockBackend for FredBackend {
         let from = request.from.map_or("", Owner::expose);
         let keep = milliseconds(COUNTER_KEPT.max(request.ttl.saturating_mul(10)));
         let keys = [key.as_str(), &fence];
-        let mut args = [request.owner.expose(), &ttl, &tokens, from, &keep, ""];
-        let reply = if self.checked.load(Ordering::Relaxed) {
-            self.link.run(&scripts::ACQUIRE, &keys, &args).await?
+        let usual = [request.owner.expose(), &ttl, &tokens, from, &keep, ""];
+        // Only the first time.
+        let (told, checking);
+        let args = if self.checked.load(Ordering::Relaxed) {
+            &usual[..]
         } else {
-            let (wake, publish) = self.wake(key)?;
-            args[5] = "1";
-            let args = [&args, &[wake.as_str(), publish][..], self.rights()].concat();
-            self.link.run(&scripts::ACQUIRE, &keys, &args).await?
+            told = self.wake(key)?;
+            let check = ["1", &told.0, told.1];
+            let before = usual.iter().take(5).chain(&check);
+            checking = before.chain(self.rights()).copied().collect::<Vec<_>>();
+            &checking
         };
+        let reply = self.link.run(&scripts::ACQUIRE, &keys, args).await?;
         match Answer::of(&reply, &fence)? {
             Answer::Granted(fencing) => {
                 let grant = Granted {

@@ -15,6 +15,7 @@ use lock_core::{BackendError, BackendErrorKind, LockBackend, LockKey, Ownership,
 use lock_testkit::server::{RedisOptions, RedisServer};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
+use tokio::task::JoinSet;
 
 const SECRET: &str = "very-secret";
 
@@ -150,7 +151,8 @@ async fn no_error_and_no_settings_show_a_password() {
     let mute = silent.local_addr().unwrap();
     let babbler = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let odd = babbler.local_addr().unwrap();
-    let babbling = tokio::spawn(async move {
+    let mut babbling = JoinSet::new();
+    babbling.spawn(async move {
         while let Ok((mut client, _)) = babbler.accept().await {
             let _ = client.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
         }
@@ -206,7 +208,6 @@ async fn no_error_and_no_settings_show_a_password() {
         assert!(!printed(&error).contains(SECRET), "{error:?}");
     });
     futures_util::future::join_all(attempts).await;
-    babbling.abort();
 }
 
 /// When the server has gone, or has something else than a lock, or lets nobody in any more.

@@ -363,7 +363,7 @@ fn is_for_subscriptions(text: &str) -> bool {
 
 /// Whether only a node of a cluster says this, of keys that it has not all.
 fn is_of_a_cluster(text: &str) -> bool {
-    ["MOVED", "ASK", "CROSSSLOT", "TRYAGAIN"].contains(&code(text))
+    ["MOVED", "ASK", "CROSSSLOT"].contains(&code(text))
 }
 
 const OF_A_CLUSTER: &str = "the server is a node of a cluster, where keys are spread over many: connect to all of it, with \

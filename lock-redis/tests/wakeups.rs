@@ -289,11 +289,13 @@ async fn no_more_subscribe_than_may_and_who_goes_makes_room() {
     let locks = Locks::new(backend.clone());
     let guard = locks.lock("c").try_acquire().await.unwrap();
     let other = Locks::new(backend).lock("c");
-    let waiting = tokio::spawn(async move { other.acquire().await });
-    tokio::time::sleep(300 * MS).await;
-    guard.release().await.unwrap();
-    let guard = soon("its turn", waiting).await.unwrap().unwrap();
-    guard.release().await.unwrap();
+    let release = async {
+        tokio::time::sleep(300 * MS).await;
+        guard.release().await
+    };
+    let (next, released) = tokio::join!(soon("its turn", other.acquire()), release);
+    released.unwrap();
+    next.unwrap().release().await.unwrap();
     drop((second, third));
     let dead = Backend::builder(server.url()).with_subscriptions_at_most(0);
     let dead = dead.connect().await.unwrap();

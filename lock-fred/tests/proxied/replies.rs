@@ -118,6 +118,9 @@ async fn what_a_server_says_instead_of_serving_is_classified_the_same_for_all_ca
             "CROSSSLOT Keys in request don't hash to the same slot",
             Permanent,
         ),
+        // Of a node of a cluster that is taken for the only server.
+        ("MOVED 7 127.0.0.1:1", Permanent),
+        ("ASK 7 127.0.0.1:1", Permanent),
         ("ERR Error running script", Unknown),
         ("NEWCODE of next year", Unknown),
     ] {
