@@ -64,7 +64,8 @@ impl RedisBackend {
     }
 
     /// Uses any connection to a single server. As with [`from_manager`](Self::from_manager) waiters are not woken, and
-    /// repairing the connection is up to who made it.
+    /// repairing the connection is up to who made it. (A [`MultiplexedConnection`](redis::aio::MultiplexedConnection) is never
+    /// repaired: when it breaks, this backend is of no use any more.)
     #[must_use]
     pub fn from_connection(
         connection: impl ConnectionLike + Clone + Send + Sync + 'static,
