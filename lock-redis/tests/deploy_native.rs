@@ -216,7 +216,7 @@ mod on_a_cluster {
             return;
         }
         let rights = LEAST_RIGHTS_OF_A_CLUSTER_WITHOUT_SCRIPTS;
-        let nodes = &CLUSTER.nodes;
+        let nodes = &CLUSTERS.shared().nodes;
         let urls = || nodes.iter().map(|node| node.url_for("locks", "pw"));
         for (missing, others) in each_missing(rights) {
             for node in nodes {
@@ -224,7 +224,7 @@ mod on_a_cluster {
             }
             let builder = RedisBackend::cluster(urls()).with_native_commands();
             is_missed_at_the_first_use(missing, rights, builder.connect()).await;
-            assert_eq!(Cluster::cli("lock:k", &["EXISTS", "lock:k"]).integer(), 0);
+            assert!(!exists(CLUSTERS.shared().server_of("lock:k"), "lock:k"));
         }
         for node in nodes {
             let asks = format!("{RIGHTS_TO_ASK} +client|setinfo");

@@ -167,7 +167,7 @@ impl Drop for Told {
 }
 
 /// What a client tells of its connection. It calls itself connected also in the pause before it connects again, when it queues
-/// what it is to send, and without a policy for ever after.
+/// what it is to send, and when its policy is used up for ever after.
 struct Line {
     up: bool,
     lost: Receiver<(Error, Option<Server>)>,
