@@ -505,7 +505,9 @@ async fn a_client_made_elsewhere_brings_its_own_certificates() {
     let port = server.port();
     let mut config = Config::from_url(&format!("redis://localhost:{port}")).unwrap();
     config.tls = Some(trusting(&authority.certificate()).into());
-    let client = Builder::from_config(config).build().unwrap();
+    let mut builder = Builder::from_config(config);
+    builder.set_policy(ReconnectPolicy::new_constant(0, 10));
+    let client = builder.build().unwrap();
     client.init().await.unwrap();
     let backend = Backend::from_client(client).unwrap();
     round_trip(&backend).await;
