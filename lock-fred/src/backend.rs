@@ -225,7 +225,7 @@ impl LockBackend for FredBackend {
         let from = request.from.map_or("", Owner::expose);
         let keep = milliseconds(COUNTER_KEPT.max(request.ttl.saturating_mul(10)));
         let keys = [key.as_str(), &fence];
-        let usual = [request.owner.expose(), &ttl, &tokens, from, &keep, ""];
+        let usual = [owner, &ttl, &tokens, from, &keep, ""];
         // Only the first time.
         let (told, checking);
         let args = if self.checked.load(Ordering::Relaxed) {
