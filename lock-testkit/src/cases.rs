@@ -8,29 +8,28 @@
 //! on any runtime (a paused one if [`Fixture::PAUSED`]), or run by [`run_case`](crate::run_case), which skips it where the
 //! fixture declares a gap. It panics if the promise is broken, or the store has not what [`Case::needs`] lists.
 //!
-//! With the environment variable `FENCELOCK_LONG`, the small histories and the cases of several processes are as many and as
-//! long as SCENARIOS says, which takes minutes; other cases of many rounds make fewer than it says.
+//! With the environment variable `FENCELOCK_LONG`, what is of many rounds, clients or locks is as much, and what lasts is as long,
+//! as SCENARIOS says, which takes half an hour; without it there is a little of each.
 //!
 //! # What is no case
 //!
-//! SCENARIOS marks some rows for any backend that no test of a backend alone can bring about. They are shown elsewhere, those
-//! of processes and of long runs for Redis only:
+//! SCENARIOS marks some rows for any backend that no test of a backend alone can bring about. They are shown elsewhere:
 //!
 //! | Row | Why it is no case | Where it is shown |
 //! |---|---|---|
-//! | T11, a holder that is stopped | no process can be stopped everywhere; [`expiry`] has a holder that is frozen, in one process | lock-redis, `tests/scenarios/processes.rs`; fencelock, `examples/nemesis` |
-//! | T14, a machine that is suspended | no test suspends the machine | lock-core, `src/clock.rs`: the further of two clocks counts; never on a machine that was |
-//! | C09, owners are distinct | lock-core makes them, not the backend | lock-core, `src/owner.rs`: 100 000 on eight threads; `src/acquire/entropy_tests.rs`: a random source that fails |
-//! | C12, databases | not every store has them; [`names`] has the prefixes | lock-redis, `tests/contract.rs` |
-//! | R14, a hook that panics | lock-core contains it, and no backend can break that | `tests/core_renewal.rs` (wakers), `tests/observability.rs` of fencelock (observers, subscribers) |
-//! | W02, ten thousand locks, their memory and connections | a budget is one store's; [`guards`] holds two hundred | lock-redis, `tests/scenarios/scale.rs`: two thousand, and all with `FENCELOCK_LONG` |
-//! | W12, a soak | takes long, and a proxy that knows the protocol | lock-redis, `tests/proxied/soak.rs`: five seconds, and ten minutes with `FENCELOCK_LONG` |
-//! | W08, order among waiters | no store here keeps a line yet | lock-core's side of one: `tests/core_line.rs`, `tests/core_acquire.rs` |
+//! | T14, a machine that is suspended | no test suspends the machine | `lock-core/src/clock.rs`: the further of two clocks counts; never on a machine that was |
+//! | C09, owners are distinct | lock-core makes them, not the backend | `lock-core/src/owner.rs`: 100 000 on eight threads; `lock-core/src/acquire/entropy_tests.rs`: a random source that fails |
+//! | C12, databases | not every store has them; [`names`] has the prefixes | `lock-redis/tests/contract.rs` |
+//! | R14, a hook that panics | lock-core contains it, and no backend can break that | `lock-testkit/tests/core_renewal.rs` (wakers), `tests/observability.rs` (observers, subscribers) |
+//! | W02, connections and keys | a budget is one store's; [`scale`] has the tasks and the memory | `lock-redis/tests/scenarios/scale.rs`: two thousand locks, and ten with `FENCELOCK_LONG` |
+//! | W12, what a server has in the end | only who knows the server can look; [`scale`] has the soak | `lock-redis/tests/proxied/soak.rs`: through a proxy |
+//! | X12, a `fork()` that ends | a program in Rust forks into two that go on only with `unsafe`; other processes are [`processes`] | nowhere |
 
 #[cfg(doc)]
 use crate::fixture::Fixture;
 #[cfg(doc)]
 use crate::report::Case;
+pub(crate) use steps::scaled;
 use steps::*;
 
 pub mod cancellation;
@@ -50,6 +49,7 @@ pub mod ownership;
 pub mod processes;
 pub mod release;
 pub mod renewal;
+pub mod scale;
 mod steps;
 pub mod waiting;
 
@@ -76,6 +76,7 @@ macro_rules! for_each_case {
             processes {
                 holds_of_several_processes_do_not_overlap [Processes]
                 the_lock_of_a_process_that_was_killed_comes_free_after_its_ttl [Processes]
+                a_process_that_was_stopped_leaves_the_next_holder_alone [Processes]
             }
             expiry {
                 an_entry_ends_by_itself
@@ -152,6 +153,7 @@ macro_rules! for_each_case {
                 a_waiter_is_served_when_the_holder_has_died
                 a_waiter_that_nobody_wakes_is_served
                 a_waiter_is_served_beside_a_greedy_one
+                waiters_are_served_in_the_order_they_came [Order]
             }
             cancellation {
                 a_cancelled_acquire_of_a_free_lock_leaves_nothing_behind
@@ -184,6 +186,10 @@ macro_rules! for_each_case {
                 two_hundred_locks_of_one_client_are_all_kept
                 with_lets_go_however_its_body_ends
                 with_says_that_the_lock_was_lost [Evict]
+            }
+            scale {
+                many_locks_are_held_at_once
+                after_a_long_time_nothing_is_left
             }
             names {
                 odd_names_are_names_like_any_other
@@ -224,6 +230,7 @@ macro_rules! for_each_case {
                 a_subscription_outlives_cut_connections [Wakeups CutConnections]
                 a_waiter_outlives_cut_connections [CutConnections]
                 what_is_said_not_to_be_done_is_not_done [CutConnections]
+                what_was_cut_off_is_not_sent_again [CutConnections]
                 a_stalled_store_is_waited_for_no_longer_than_said [Stall]
                 a_holder_keeps_its_lock_through_a_restart_or_hears_of_it [Restart]
                 a_lock_outlives_a_restart [SurvivesRestart Restart]

@@ -20,7 +20,7 @@ use effect::Plan;
 pub use effect::{Effect, Script};
 use request::Reply;
 pub use request::{Op, Record, Renewal, Request};
-pub(crate) use wakeups::Subscribers;
+pub(crate) use wakeups::{Subscribers, Subscription};
 
 /// How long [`Faulty::next_call`] waits: longer than any ttl. Virtual time in a paused test.
 const PATIENCE: Duration = Duration::from_secs(48 * 3600);
@@ -194,6 +194,11 @@ impl<B> Faulty<B> {
             .into_iter()
             .filter(|record| record.op == op)
             .collect()
+    }
+
+    /// Forgets the calls so far, which take memory.
+    pub(crate) fn forget_calls(&self) {
+        self.way.state().records.clear();
     }
 
     /// Whether calls pass straight from now on: without an effect, without latency, and without a record. For what a test

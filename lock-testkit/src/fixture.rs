@@ -8,12 +8,15 @@ use lock_core::{ForceRelease, LockBackend, LockKey, PassingOn};
 use tokio::runtime::Builder;
 use tokio::time::timeout;
 
+use crate::cases::scaled;
 use crate::gap::Gap;
 use crate::others::{self, Told};
 use crate::report::Case;
 
 /// How long one case may take. Virtual time in a paused fixture.
-const PATIENCE: Duration = Duration::from_secs(120);
+fn patience() -> Duration {
+    Duration::from_secs(scaled(120, 1800))
+}
 
 /// A store under test, and whatever must live as long as the test: a server process, a directory.
 ///
@@ -168,7 +171,7 @@ pub trait Fixture: Sized + Send + Sync + 'static {
 ///
 /// # Panics
 ///
-/// If the backend breaks the case's promise, the case is not over after two minutes, or the backend does not declare what the
+/// If the backend breaks the case's promise, the case is not over after two minutes (half an hour with `FENCELOCK_LONG`), or the backend does not declare what the
 /// case needs although that is no gap of the fixture.
 pub fn run_case<F: Fixture, Fut: Future<Output = ()>>(case: Case, body: impl FnOnce(F) -> Fut) {
     if let Some(why) = skipped::<F>(&case) {
@@ -201,9 +204,10 @@ pub fn run_case<F: Fixture, Fut: Future<Output = ()>>(case: Case, body: impl FnO
             }
             body(fixture).await;
         };
+        let patience = patience();
         assert!(
-            timeout(PATIENCE, run).await.is_ok(),
-            "{case} is not over after {PATIENCE:?}"
+            timeout(patience, run).await.is_ok(),
+            "{case} is not over after {patience:?}"
         );
     });
 }

@@ -15,7 +15,7 @@ pub enum Gap {
     Fencing,
     /// The store wakes nobody: [`Capabilities::wakeups`].
     Wakeups,
-    /// The store keeps no line of waiters: [`Capabilities::order`]. No case needs it yet.
+    /// The store keeps no line of waiters: [`Capabilities::order`].
     Order,
     /// A lock cannot be handed over: [`Capabilities::hand_over`].
     HandOver,

@@ -1,11 +1,11 @@
 //! The model: the simplest store that keeps every promise of the trait. Not fast, not shared, not async.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use lock_core::{
     AcquireRequest, Attempt, Busy, Deadline, FencingRange, FencingToken, Forced, Grant, Holder,
-    MAX_TOKENS, Moment, Owner, Ownership, Renew, RenewRequest,
+    MAX_TOKENS, Moment, Owner, Ownership, Place, Renew, RenewRequest,
 };
 
 mod store;
@@ -21,6 +21,10 @@ pub struct Honest {
     kept: BTreeMap<String, Kept>,
     newest: u64,
     without_fencing: bool,
+    /// Whether waiters are served in order, the numbers of those in line, and how many were given.
+    in_order: bool,
+    lines: BTreeMap<String, BTreeSet<u64>>,
+    numbers: u64,
 }
 
 /// What an oracle sees of a key: more than any client is told.
@@ -57,16 +61,35 @@ impl Honest {
         self.without_fencing = !fencing;
     }
 
+    /// Whether waiters are served in the order of their first attempts from now on. They are not at first.
+    ///
+    /// Who finds a key busy is given a number, and stands in line from [`join`](Self::join) until it is granted or
+    /// [leaves](Self::leave). Who does not stand in line may take what nobody waits for.
+    pub const fn set_order(&mut self, in_order: bool) {
+        self.in_order = in_order;
+    }
+
     /// See [`lock_core::LockBackend::try_acquire`].
     pub fn try_acquire(&mut self, request: &AcquireRequest<'_>) -> Attempt {
         self.forget_ended();
-        match self.kept.get(request.key.as_str()) {
+        let key = request.key.as_str();
+        match self.kept.get(key) {
             Some(kept) if kept.owner == *request.owner => return Attempt::Granted(kept.grant),
             Some(kept) if request.from != Some(&kept.owner) => {
-                return Attempt::Busy(Busy::new(holder(kept)));
+                let busy = Busy::new(holder(kept));
+                return Attempt::Busy(self.numbered(busy, request.place));
             }
             None if request.from.is_some() => return Attempt::Busy(Busy::default()),
+            None if self
+                .next_in_line(key)
+                .is_some_and(|next| number(request.place) != Some(next)) =>
+            {
+                return Attempt::Busy(self.numbered(Busy::default(), request.place));
+            }
             Some(_) | None => {}
+        }
+        if let Some(place) = request.place {
+            self.leave(key, place);
         }
         Attempt::Granted(self.put(
             request.key.as_str(),
@@ -74,6 +97,22 @@ impl Honest {
             request.ttl,
             request.tokens,
         ))
+    }
+
+    /// A waiter stands in the line of `key`. See [`lock_core::Wakeups::subscribe`].
+    pub fn join(&mut self, key: &str, place: &Place) {
+        let line = self.lines.entry(key.to_owned()).or_default();
+        line.extend(number(Some(place)));
+    }
+
+    /// A waiter is no longer in the line of `key`. See [`lock_core::Wakeups::leave`].
+    pub fn leave(&mut self, key: &str, place: &Place) {
+        if let (Some(line), Some(number)) = (self.lines.get_mut(key), number(Some(place))) {
+            line.remove(&number);
+            if line.is_empty() {
+                self.lines.remove(key);
+            }
+        }
     }
 
     /// See [`lock_core::LockBackend::renew`]; one of its renewals.
@@ -150,6 +189,23 @@ impl Honest {
             .collect()
     }
 
+    fn next_in_line(&self, key: &str) -> Option<u64> {
+        let line = self.lines.get(key).filter(|_| self.in_order)?;
+        line.first().copied()
+    }
+
+    /// `busy` with the number that `place` is, or with a new one.
+    fn numbered(&mut self, busy: Busy, place: Option<&Place>) -> Busy {
+        if !self.in_order {
+            return busy;
+        }
+        let place = place.cloned().unwrap_or_else(|| {
+            self.numbers += 1;
+            Place::new(self.numbers.to_string())
+        });
+        busy.with_place(place)
+    }
+
     fn put(&mut self, key: &str, owner: &Owner, ttl: Duration, tokens: u16) -> Grant {
         let grant = self.reserve(tokens);
         let kept = Kept {
@@ -171,6 +227,10 @@ impl Honest {
     fn forget_ended(&mut self) {
         self.kept.retain(|_, kept| !kept.remaining().is_zero());
     }
+}
+
+fn number(place: Option<&Place>) -> Option<u64> {
+    place?.as_str().parse().ok()
 }
 
 fn holder(kept: &Kept) -> Holder {

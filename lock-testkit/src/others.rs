@@ -3,6 +3,7 @@
 
 use std::cell::Cell;
 use std::ffi::OsString;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -10,8 +11,10 @@ use std::time::Duration;
 use std::{env, fs, process};
 
 use lock_core::Moment;
+use tokio::runtime::Handle;
 use tokio::time::sleep;
 
+use crate::cases::scaled;
 use crate::fixture::Fixture;
 use crate::gap::Gap;
 
@@ -19,8 +22,13 @@ use crate::gap::Gap;
 const DIRECTORY: &str = "FENCELOCK_CASE_DIRECTORY";
 const NUMBER: &str = "FENCELOCK_CASE_NUMBER";
 
+/// Tells a process that it does all of its case.
+const ALONE: &str = "FENCELOCK_CASE_ALONE";
+
 /// How long the others may take to end.
-const PATIENCE: Duration = Duration::from_secs(100);
+fn patience() -> Duration {
+    Duration::from_secs(scaled(100, 1700))
+}
 
 thread_local! {
     /// The test that this thread runs, as the test program names it.
@@ -30,6 +38,35 @@ thread_local! {
 /// Says which test this thread runs: its path, which begins with the program's name.
 pub(crate) fn this_is(test: &'static str) {
     TEST.set(test.split_once("::").map(|(_, test)| test));
+}
+
+/// Runs this thread's test once more, in a process of its own, whose memory is nobody else's. `false` if this is that process, or
+/// if there is no test to be run: then it is to be done here.
+pub(crate) async fn ran_alone() -> bool {
+    let Some(test) = TEST.get() else {
+        return false;
+    };
+    if env::var_os(ALONE).is_some() {
+        return false;
+    }
+    let mut command = the_same(test);
+    command.env(ALONE, "").stdout(Stdio::null());
+    let done = Handle::current().spawn_blocking(move || command.output());
+    let done = done.await.expect("it did not panic");
+    let done = done.expect("a process can be started");
+    let said = String::from_utf8_lossy(&done.stderr);
+    assert!(done.status.success(), "alone: {}\n{said}", done.status);
+    true
+}
+
+/// This program, to run one test.
+fn the_same(test: &str) -> Command {
+    let program = env::current_exe().expect("this program has a name");
+    let mut command = Command::new(program);
+    command
+        .args(["--exact", test, "--nocapture"])
+        .stdin(Stdio::null());
+    command
 }
 
 /// What an other process was told.
@@ -71,15 +108,14 @@ impl Others {
             .expect("run this by `conformance!`: other processes are told to run a test");
         let directory = Directory::new();
         fs::write(address_in(&directory.0), address).expect("a file can be written");
-        let program = env::current_exe().expect("this program has a name");
         let start = |number: usize| {
-            let mut command = Command::new(&program);
+            let said = File::create(said_in(&directory.0, number)).expect("a file can be written");
+            let mut command = the_same(test);
             command
-                .args(["--exact", test, "--nocapture"])
                 .env(DIRECTORY, &directory.0)
                 .env(NUMBER, number.to_string())
-                .stdin(Stdio::null())
-                .stdout(Stdio::null());
+                .stdout(Stdio::null())
+                .stderr(said);
             command.spawn().expect("a process can be started")
         };
         Self {
@@ -99,20 +135,34 @@ impl Others {
         child.wait().expect("it ends");
     }
 
-    /// Waits until all have ended, as they should: a part that fails has said why.
+    /// Stops the first of them where it is, until it is [resumed](Self::resume). `false` if this system cannot.
+    pub(crate) fn stop(&self) -> bool {
+        signal(&self.children[0], true)
+    }
+
+    pub(crate) fn resume(&self) {
+        signal(&self.children[0], false);
+    }
+
+    /// Waits until all have ended, as they should, or says what one that failed has said.
     pub(crate) async fn end(&mut self) {
         let start = Moment::now();
         while let Some(child) = self.children.last_mut() {
             match child.try_wait().expect("it is ours") {
                 Some(status) => {
+                    self.children.pop();
+                    let said = said_in(&self.directory.0, self.children.len());
                     assert!(
                         status.success(),
-                        "another process of the case failed: {status}"
+                        "another process of the case failed: {status}\n{}",
+                        fs::read_to_string(said).unwrap_or_default()
                     );
-                    self.children.pop();
                 }
                 None => {
-                    assert!(start.elapsed() < PATIENCE, "another process has not ended");
+                    assert!(
+                        start.elapsed() < patience(),
+                        "another process has not ended"
+                    );
                     sleep(Duration::from_millis(5)).await;
                 }
             }
@@ -131,6 +181,24 @@ impl Drop for Others {
 
 fn address_in(directory: &Path) -> PathBuf {
     directory.join("address")
+}
+
+/// What the process of this number writes to its standard error.
+fn said_in(directory: &Path, number: usize) -> PathBuf {
+    directory.join(format!("said-{number}"))
+}
+
+#[cfg(unix)]
+fn signal(child: &Child, stop: bool) -> bool {
+    use rustix::process::{Pid, Signal, kill_process};
+    let signal = if stop { Signal::STOP } else { Signal::CONT };
+    kill_process(Pid::from_child(child), signal).expect("it is ours");
+    true
+}
+
+#[cfg(not(unix))]
+fn signal(_: &Child, _: bool) -> bool {
+    false
 }
 
 /// Removed with what is in it.

@@ -58,8 +58,8 @@ impl Scripted {
         backend
     }
 
-    /// A backend that answers every call at once from an honest store, which can all but keep a line of
-    /// waiters and survive a restart.
+    /// A backend that answers every call at once from an honest store, which can all but survive a restart; a line of waiters it
+    /// keeps if that is [declared](Self::with_capabilities).
     #[must_use]
     pub fn honest() -> Self {
         Self::around(HonestStore::new())

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use lock_core::{BackendCall, BackendError, ForceRelease, LockKey, Observed};
+use lock_core::{BackendCall, BackendError, ForceRelease, LockBackend as _, LockKey, Observed};
 use lock_testkit::{Effect, Fixture, Gap, Op, Scripted};
 
 /// With `LATENCY` the clients are a network away, so that their calls can be dropped halfway.
@@ -13,7 +13,6 @@ impl<const LATENCY: u64> Fixture for Honest<LATENCY> {
     type Backend = Scripted;
     const PAUSED: bool = true;
     const GAPS: &[Gap] = &[
-        Gap::Order,
         Gap::SurvivesRestart,
         Gap::Obstruct,
         Gap::Restart,
@@ -23,7 +22,10 @@ impl<const LATENCY: u64> Fixture for Honest<LATENCY> {
     ];
 
     async fn start() -> Self {
-        Self(Scripted::honest().with_latency(Duration::from_millis(LATENCY)))
+        let store = Scripted::honest();
+        let capabilities = store.capabilities().with_order(true);
+        let store = store.with_capabilities(capabilities);
+        Self(store.with_latency(Duration::from_millis(LATENCY)))
     }
 
     async fn client(&self) -> Scripted {

@@ -294,7 +294,7 @@ fn frozen(locks: &Locks, key: &LockKey) -> DistributedLock {
 }
 
 /// What a holder does that has been frozen, while another took the lock.
-async fn wake_up(guard: LockGuard) {
+pub(super) async fn wake_up(guard: LockGuard) {
     assert!(!guard.is_held(), "it believes in a lock that it lost");
     assert!(matches!(guard.check(), Err(LockError::Lost { .. })));
     assert!(guard.renew_for(HOLD).await.is_err());

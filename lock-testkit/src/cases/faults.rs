@@ -7,11 +7,13 @@ use lock_core::{
 use tokio::runtime::Handle;
 
 use super::{
-    BOUND, EARLY, HOLD, OP, assert_lasts, assert_outlives, brief, comes_free, eventually, hold,
-    is_free, key, owner, refused, release, take, unrenewed, watched_locks,
+    BOUND, EARLY, HOLD, OP, assert_lasts, assert_outlives, brief, comes_free, cut_connections,
+    eventually, hold, is_free, key, locks, owner, refused, release, stall, take, unrenewed,
+    watched_locks,
 };
 use crate::faulty::{Effect, Faulty, Op};
 use crate::fixture::Fixture;
+use crate::gap::Gap;
 
 fn cut() -> BackendError {
     BackendError::unknown("part of the case")
@@ -44,18 +46,39 @@ pub async fn a_grant_that_nobody_heard_of_is_given_back<F: Fixture>(fixture: F) 
 
 /// A wait is over in time also if the store does all it is asked and answers nothing; the outcome is then unknown.
 pub async fn a_wait_ends_in_time_at_a_store_that_does_not_answer<F: Fixture>(fixture: F) {
-    let ((client, locks), oracle) = (watched_locks(&fixture).await, fixture.client().await);
-    let key = key(&fixture, "k");
-    let lock = locks.lock(key.name()).with_ttl(HOLD).with_op_timeout(OP);
+    let ((client, watched), oracle) = (watched_locks(&fixture).await, fixture.client().await);
+    let taken = key(&fixture, "k");
+    let lock = watched.lock(taken.name()).with_ttl(HOLD);
+    let lock = lock.with_op_timeout(OP);
     client.on(Op::Acquire).always(Effect::HangAfter);
     let start = Moment::now();
     let error = lock.with_wait(OP).acquire().await;
     let error = error.expect_err("nothing is answered");
     assert!(matches!(error, LockError::Unknown { .. }), "{error}");
-    let took = start.elapsed();
-    assert!((OP - EARLY..3 * OP + BOUND).contains(&took), "{took:?}");
-    comes_free(&oracle, &key).await;
-    take(&oracle, &key, &owner(), HOLD).await;
+    is_in_time(start);
+    comes_free(&oracle, &taken).await;
+    take(&oracle, &taken, &owner(), HOLD).await;
+    if F::GAPS.contains(&Gap::Stall) {
+        return;
+    }
+    // The same where it is the store itself that stands still.
+    let (locks, key) = (locks(&fixture).await, key(&fixture, "k"));
+    let lock = locks.lock(key.name()).with_ttl(HOLD).with_op_timeout(OP);
+    stall(&fixture, true).await;
+    let start = Moment::now();
+    let error = lock.clone().with_wait(OP).acquire().await;
+    is_in_time(start);
+    let error = error.expect_err("nothing is answered");
+    assert!(!error.is_busy() && error.is_retryable(), "{error}");
+    stall(&fixture, false).await;
+    assert!(hold(&lock).await.is_held());
+}
+
+/// A wait of [`OP`] that began then, with as long for the last attempt and for giving it back.
+fn is_in_time(start: Moment) {
+    let (took, most) = (start.elapsed(), 3 * OP + BOUND / 2);
+    assert!(took >= OP - EARLY, "a wait of {OP:?} was over in {took:?}");
+    assert!(took < most, "a wait of {OP:?} took {took:?}");
 }
 
 /// An attempt that is given up, cleaned up after, and applied only then is released once more.
@@ -80,7 +103,7 @@ pub async fn an_attempt_that_failed_is_neither_busy_nor_granted<F: Fixture>(fixt
     let lock = locks.lock(key.name());
     client.on(Op::Acquire).next(Effect::FailBefore(refusal()));
     let error = lock.try_acquire().await.expect_err("the store failed");
-    assert!(!error.is_busy(), "{error}");
+    is_no_answer(&error);
     assert!(is_free(&oracle, &key).await);
     client.on(Op::Acquire).next(Effect::FailBefore(refusal()));
     let guard = lock.acquire().await.expect("it is tried again");
@@ -90,6 +113,21 @@ pub async fn an_attempt_that_failed_is_neither_busy_nor_granted<F: Fixture>(fixt
         Released::Released
     );
     assert!(is_free(&oracle, &key).await);
+    if F::GAPS.contains(&Gap::CutConnections) {
+        return;
+    }
+    // The same where it is the store's own failure.
+    for _ in 0..3 {
+        cut_connections(&fixture).await;
+        if let Err(error) = lock.try_acquire().await {
+            is_no_answer(&error);
+        }
+        comes_free(&fixture.client().await, &key).await;
+    }
+}
+
+fn is_no_answer(error: &LockError) {
+    assert!(!error.is_busy(), "nobody has it, and it is busy: {error}");
 }
 
 /// A request that arrives twice is one grant to one owner, which is not busy to itself and is released once.

@@ -1,7 +1,8 @@
 //! From the first call to the last: what is declared, repeated, dropped, asked, shut down. Promise 7 of the contract, 2 of
 //! `try_acquire`; SCENARIOS C24, R10, S06, X07.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use lock_core::{
     AcquireRequest, Attempt, LockBackend, LockError, Locks, LossReason, Moment, Ownership,
@@ -317,21 +318,46 @@ pub async fn a_runtime_that_is_shut_down_leaves_no_lock_behind<F: Fixture>(fixtu
     }
 }
 
-/// A runtime of one thread is enough, and a backend whose type nobody knows: a whole life, and a wait.
+/// A runtime of one thread is enough, and a backend whose type nobody knows: for a whole life, and a wait, during which others
+/// have the thread too.
 pub async fn one_thread_is_enough<F: Fixture>(fixture: F) {
     let life = async move {
-        let backend: Arc<dyn LockBackend> = Arc::new(fixture.client().await);
-        let locks = Locks::from_arc(backend).with_prefix(fixture.prefix());
+        let client = async || {
+            let backend: Arc<dyn LockBackend> = Arc::new(fixture.client().await);
+            Locks::from_arc(backend).with_prefix(fixture.prefix())
+        };
+        let (locks, others) = (client().await, client().await);
         let key = key(&fixture, "k");
+        // Whoever else lives on the thread gets on meanwhile.
+        let longest = Arc::new(Mutex::new(Duration::ZERO));
+        let other = {
+            let (longest, mut last) = (Arc::clone(&longest), Moment::now());
+            Handle::current().spawn(async move {
+                loop {
+                    sleep(10 * MILLISECOND).await;
+                    let mut longest = longest.lock().expect("no panic");
+                    *longest = last.elapsed().max(*longest);
+                    last = Moment::now();
+                }
+            })
+        };
         let guard = hold(&renewed(&locks, &key)).await;
-        let busy = unrenewed(&locks, &key).with_wait(SHORT).acquire().await;
+        let busy = unrenewed(&others, &key).with_wait(SHORT).acquire().await;
         assert!(matches!(busy, Err(LockError::TimedOut { .. })), "{busy:?}");
         assert!(guard.is_held());
-        let lock = unrenewed(&locks, &key);
+        let lock = unrenewed(&others, &key);
         let (next, released) = tokio::join!(lock.acquire(), guard.release());
         assert_eq!(released.ok(), Some(Released::Released));
         drop(next.expect("it was released"));
-        assert!(locks.shutdown().await);
+        assert!(locks.shutdown().await && others.shutdown().await);
+        // Long enough for the other to see what it missed.
+        sleep(20 * MILLISECOND).await;
+        other.abort();
+        let longest = *longest.lock().expect("no panic");
+        assert!(
+            longest < BOUND / 2,
+            "the only thread was kept for {longest:?}"
+        );
     };
     let thread = Handle::current().spawn_blocking(|| {
         let mut runtime = Builder::new_current_thread();

@@ -10,7 +10,8 @@ use tokio::time::sleep;
 use super::waiting::{subscribe, take_and_release, woken};
 use super::{
     BOUND, HOLD, LEASE, MILLISECOND, SECOND, SHORT, assert_lasts, cut_connections, eventually,
-    hold, is_free, key, locks, owner, refused, remaining, renewed, restart, stall, take, unrenewed,
+    hold, is_free, key, locks, owner, refused, release, remaining, renewed, restart, stall, take,
+    unrenewed,
 };
 use crate::fixture::Fixture;
 
@@ -103,6 +104,34 @@ pub async fn what_is_said_not_to_be_done_is_not_done<F: Fixture>(fixture: F) {
         if answer.is_err_and(|error| !error.may_have_been_applied()) {
             refused(&fixture.client().await, &key, &next).await;
         }
+    }
+}
+
+/// A client that does not [say](lock_core::Capabilities::resends) that it may sends nothing again that was under way when its
+/// connection was cut: an attempt that was released by somebody else does not come back.
+pub async fn what_was_cut_off_is_not_sent_again<F: Fixture>(fixture: F) {
+    let client = Arc::new(fixture.client().await);
+    if client.capabilities().resends {
+        return;
+    }
+    for round in 0..12 {
+        let (key, me) = (key(&fixture, "k"), owner());
+        let (at, of, by) = (Arc::clone(&client), key.clone(), me.clone());
+        let attempt = Handle::current().spawn(async move {
+            let request = AcquireRequest::new(&of, &by, HOLD);
+            at.try_acquire(request).await
+        });
+        sleep(MILLISECOND * (round % 4)).await;
+        cut_connections(&fixture).await;
+        let _whatever = attempt.await.expect("it did not panic");
+        let oracle = fixture.client().await;
+        release(&oracle, &key, &me).await;
+        // Connected again, it would send what is left.
+        let connected = async || client.inspect(&key).await.is_ok();
+        eventually("its client is connected again", connected).await;
+        sleep(30 * MILLISECOND).await;
+        let is_free = is_free(&oracle, &key).await;
+        assert!(is_free, "an attempt was sent again, unsaid");
     }
 }
 

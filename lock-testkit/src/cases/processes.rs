@@ -1,16 +1,18 @@
-//! What several processes of one machine do with a lock fits together. Contract G1, G7; SCENARIOS C21, C22, X12.
+//! What several processes of one machine do with a lock fits together. Contract G1, G7; SCENARIOS C21, C22, T11,
+//! X12.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::BufReader;
 use std::path::Path;
 
-use lock_core::{LockKey, Moment, Released};
+use lock_core::{Attempt, LockKey, Moment, Ownership, Released};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
+use super::expiry::wake_up;
 use super::{
-    BOUND, MILLISECOND, RESOLUTION, SECOND, eager, eventually, hold, locks, owner, refused,
-    remaining, scaled, unrenewed,
+    BOUND, HOLD, MILLISECOND, RESOLUTION, SECOND, assert_lasts, attempt, eager, eventually, hold,
+    locks, loss, owner, refused, release, remaining, scaled, unrenewed,
 };
 use crate::fixture::Fixture;
 use crate::history::History;
@@ -95,11 +97,58 @@ pub async fn the_lock_of_a_process_that_was_killed_comes_free_after_its_ttl<F: F
     others.kill();
     let (killed, left) = (Moment::now(), remaining(&oracle, &key).await);
     assert!(left <= ttl + RESOLUTION, "{left:?} of {ttl:?}");
-    let next = hold(&unrenewed(&locks, &key)).await;
+    let lock = unrenewed(&locks, &key).with_wait(ttl + BOUND);
+    let next = hold(&lock).await;
     let took = killed.elapsed();
     assert!(took + RESOLUTION >= left, "after {took:?} of {left:?}");
     assert!(took < ttl + BOUND, "it came free after {took:?}");
     assert_eq!(next.release().await.ok(), Some(Released::Released));
+}
+
+/// A process that was stopped for longer than its ttl, wherever it was, sees that it lost its lock before it does anything else,
+/// and what it does late leaves who has it by then alone. (On Unix: elsewhere nobody can stop a process.)
+pub async fn a_process_that_was_stopped_leaves_the_next_holder_alone<F: Fixture>(fixture: F) {
+    let ttl = 2 * SECOND;
+    if let Some(told) = Told::here() {
+        let (here, locks) = (&*told.directory, locks(&fixture).await);
+        let lock = locks.lock(key_in(&fixture, here).name()).with_ttl(ttl);
+        let guard = hold(&lock).await;
+        fs::write(here.join("held"), "").expect("a file can be written");
+        // This thread, which renews nothing, waits for nothing in between.
+        while !here.join("taken").exists() {
+            std::thread::sleep(MILLISECOND);
+        }
+        let is_held = guard.is_held();
+        assert!(!is_held, "it believes in a lock that others have");
+        loss(&guard).await;
+        return wake_up(guard).await;
+    }
+    let mut others = Others::start(&fixture, 1);
+    let (held, taken) = (
+        others.directory().join("held"),
+        others.directory().join("taken"),
+    );
+    eventually("it is held", async || held.exists()).await;
+    let (oracle, next) = (fixture.client().await, owner());
+    let key = key_in(&fixture, others.directory());
+    // It is renewed meanwhile.
+    sleep(ttl).await;
+    refused(&oracle, &key, &owner()).await;
+    if !others.stop() {
+        return;
+    }
+    let mut asked = Moment::now();
+    eventually("the entry of who was stopped ends", async || {
+        asked = Moment::now();
+        let answer = attempt(&oracle, &key, &next, HOLD).await;
+        matches!(answer, Attempt::Granted(_))
+    })
+    .await;
+    fs::write(taken, "").expect("a file can be written");
+    others.resume();
+    others.end().await;
+    assert_lasts(&oracle, &key, HOLD, asked).await;
+    assert_eq!(release(&oracle, &key, &next).await, Ownership::Held);
 }
 
 /// The key of a case, which all its processes know.

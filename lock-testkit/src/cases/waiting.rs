@@ -1,8 +1,8 @@
 //! Who waits is woken, and served, or told that the wait is over. The promises of `Wakeups` and `Wakeup`; contract G7, G17,
-//! G18; SCENARIOS C02, C08, C14 to C16, W01, W05, W07, W09, W10, W13.
+//! G18; SCENARIOS C02, C08, C14 to C16, W01, W05, W07 to W10, W13.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use lock_core::{
@@ -14,8 +14,8 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use super::{
-    BOUND, EARLY, HOLD, MILLISECOND, OP, SHORT, assert_lasts, distant_locks, eager, key, labelled,
-    locks, owner, release, take, unrenewed, watched_locks,
+    BOUND, EARLY, HOLD, MILLISECOND, OP, SHORT, assert_lasts, distant_locks, eager, eventually,
+    key, labelled, locks, owner, release, take, unrenewed, watched_locks,
 };
 use crate::faulty::{Effect, Op};
 use crate::fixture::Fixture;
@@ -327,6 +327,46 @@ pub async fn a_waiter_is_served_beside_a_greedy_one<F: Fixture>(fixture: F) {
     }
     is_over.store(true, Ordering::SeqCst);
     greed.await.expect("no panic");
+}
+
+/// Waiters of several clients get the lock in the order in which they came, and nobody who comes later is served before them; those
+/// that have gone keep nobody waiting.
+pub async fn waiters_are_served_in_the_order_they_came<F: Fixture>(fixture: F) {
+    const WAITERS: usize = 6;
+    let ((holder, me), key) = ((fixture.client().await, owner()), key(&fixture, "k"));
+    take(&holder, &key, &me, HOLD).await;
+    let (served, mut waiters) = (Arc::new(Mutex::new(Vec::new())), Vec::new());
+    for place in 0..WAITERS {
+        let (client, locks) = watched_locks(&fixture).await;
+        let (lock, served) = (locks.lock(key.name()), Arc::clone(&served));
+        let lock = lock.with_retry(RetryPolicy::every(20 * MILLISECOND));
+        waiters.push(Handle::current().spawn(async move {
+            let guard = lock.acquire().await.expect("everybody is served");
+            served.lock().expect("no panic").push(place);
+            sleep(5 * MILLISECOND).await;
+            guard.release().await.expect("a release is answered");
+        }));
+        // Before the next one comes.
+        let waits = async || client.calls_of(Op::Acquire).len() > 1;
+        eventually("it has come", waits).await;
+        sleep(5 * MILLISECOND).await;
+    }
+    // The first, and one in the middle.
+    for gone in [0, 3] {
+        waiters[gone].abort();
+    }
+    let late = locks(&fixture).await.lock(key.name());
+    sleep(50 * MILLISECOND).await;
+    assert_eq!(release(&holder, &key, &me).await, Ownership::Held);
+    let answer = late.try_acquire().await;
+    assert!(answer.is_err(), "who came last is served first: {answer:?}");
+    for (place, waiter) in waiters.into_iter().enumerate() {
+        let ended = timeout(BOUND, waiter).await;
+        let ended = ended.unwrap_or_else(|_| panic!("{place} is not served"));
+        assert_eq!(ended.is_ok(), ![0, 3].contains(&place));
+    }
+    let served = served.lock().expect("no panic").clone();
+    assert_eq!(served, [1, 2, 4, 5], "they are not served in order");
 }
 
 pub(crate) async fn subscribe(client: &impl LockBackend, key: &LockKey) -> Box<dyn Wakeup> {

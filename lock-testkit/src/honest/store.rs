@@ -10,7 +10,7 @@ use lock_core::{
 };
 
 use super::Honest;
-use crate::faulty::Subscribers;
+use crate::faulty::{Subscribers, Subscription};
 
 /// A store in memory that answers at once and keeps every promise: the [`Honest`] model as a backend. Clones share it.
 ///
@@ -25,7 +25,7 @@ struct State {
 }
 
 impl HonestStore {
-    /// An empty store, which can all but keep a line of waiters and survive a restart.
+    /// An empty store, which can all but keep a line of waiters, until it is declared, and survive a restart.
     #[must_use]
     pub fn new() -> Self {
         let state = State {
@@ -44,6 +44,7 @@ impl HonestStore {
         let mut state = self.state();
         state.capabilities = capabilities;
         state.model.set_fencing(capabilities.fencing);
+        state.model.set_order(capabilities.order);
     }
 
     /// Gives the model to `look`, which may change it behind the clients' backs.
@@ -134,12 +135,55 @@ impl Wakeups for HonestStore {
     async fn subscribe(
         &self,
         key: &LockKey,
-        _place: Option<&Place>,
+        place: Option<&Place>,
     ) -> Result<Box<dyn Wakeup>, BackendError> {
-        Ok(Box::new(self.state().subscribers.add(key)))
+        let mut state = self.state();
+        let subscription = state.subscribers.add(key);
+        let Some(place) = place else {
+            return Ok(Box::new(subscription));
+        };
+        state.model.join(key.as_str(), place);
+        Ok(Box::new(InLine {
+            store: self.clone(),
+            key: key.clone(),
+            place: place.clone(),
+            subscription,
+        }))
     }
 
-    async fn leave(&self, _key: &LockKey, _place: &Place) -> Result<(), BackendError> {
+    async fn leave(&self, key: &LockKey, place: &Place) -> Result<(), BackendError> {
+        self.left(key, place);
         Ok(())
+    }
+}
+
+impl HonestStore {
+    /// Whose turn it is now finds out.
+    fn left(&self, key: &LockKey, place: &Place) {
+        let mut state = self.state();
+        state.model.leave(key.as_str(), place);
+        state.subscribers.wake(key.as_str());
+    }
+}
+
+/// The subscription of who stands in line, and leaves it by dropping this.
+#[derive(Debug)]
+struct InLine {
+    store: HonestStore,
+    key: LockKey,
+    place: Place,
+    subscription: Subscription,
+}
+
+#[async_trait]
+impl Wakeup for InLine {
+    async fn notified(&mut self) {
+        self.subscription.notified().await;
+    }
+}
+
+impl Drop for InLine {
+    fn drop(&mut self) {
+        self.store.left(&self.key, &self.place);
     }
 }

@@ -60,6 +60,21 @@ impl Broken {
                 Handle::current().spawn(std::future::pending::<()>());
             }
             Flaw::NeedsManyThreads => task::block_in_place(|| ()),
+            Flaw::BlocksTheThread if holder.is_some() && !is_mine => self.block(),
+            Flaw::AnswersFromACache if !is_mine && !is_hand_over => {
+                let told = self.told.lock().unwrap();
+                if let Some(busy) = told.get(key.as_str()) {
+                    return Ok(Attempt::Busy(busy.clone()));
+                }
+            }
+            Flaw::ForgetsOneOfMany => {
+                let entries = self.honest.entries();
+                if entries.len() >= 300 {
+                    let first = entries.into_keys().next().unwrap();
+                    self.honest.evict(&first);
+                }
+            }
+            Flaw::KeepsAllItWasAsked => self.store.hoard.lock().unwrap().push(vec![1; 64 << 10]),
             _ => {}
         }
         let ttl = request.ttl;
@@ -88,6 +103,10 @@ impl Broken {
                 let first = refused.entry(key.as_str().to_owned());
                 first.or_insert_with(Moment::now);
                 match self.flaw {
+                    Flaw::AnswersFromACache => {
+                        let mut told = self.told.lock().unwrap();
+                        told.insert(key.as_str().to_owned(), busy.clone());
+                    }
                     Flaw::BusyIsAnError => return Err(BackendError::transient("it is locked")),
                     Flaw::HidesTheLabel => busy.holder.label = None,
                     Flaw::TellsTheOwnerAsTheLabel => {

@@ -9,7 +9,9 @@ use lock_core::{
     AcquireRequest, Attempt, BackendError, BackendErrorKind, Busy, Capabilities, Holder,
     LockBackend, LockKey, Owner, Ownership, Renew, RenewRequest, Wakeups,
 };
+use tokio::runtime::Handle;
 use tokio::task::{self, yield_now};
+use tokio::time::sleep;
 
 use super::{Broken, Flaw};
 
@@ -17,6 +19,9 @@ use super::{Broken, Flaw};
 impl LockBackend for Broken {
     async fn try_acquire<'a>(&self, request: AcquireRequest<'a>) -> Result<Attempt, BackendError> {
         if self.flaw == Flaw::CallsAStallBusy && *self.store.is_stalled.borrow() {
+            return Ok(Attempt::Busy(Busy::default()));
+        }
+        if self.flaw == Flaw::CallsACutBusy && self.is_cut() {
             return Ok(Attempt::Busy(Busy::default()));
         }
         let key = match (self.spell(request.key).await, self.flaw) {
@@ -38,6 +43,15 @@ impl LockBackend for Broken {
         let mut request = request;
         request.key = &key;
         let answer = self.acquire(request).await;
+        if self.flaw == Flaw::SendsAgainWhenCut && self.is_cut() {
+            let (honest, key, owner) = (self.honest.clone(), key.clone(), request.owner.clone());
+            let ttl = request.ttl;
+            Handle::current().spawn(async move {
+                sleep(Duration::from_millis(10)).await;
+                let again = AcquireRequest::new(&key, &owner, ttl);
+                honest.try_acquire(again).await
+            });
+        }
         if self.flaw == Flaw::CallsALostGrantARefusal && self.is_cut() {
             return Err(BackendError::transient("connection reset"));
         }
@@ -134,7 +148,6 @@ impl LockBackend for Broken {
     fn capabilities(&self) -> Capabilities {
         let honest = self.honest.capabilities().with_survives_restart(true);
         match self.flaw {
-            Flaw::ClaimsOrder => honest.with_order(true),
             Flaw::HidesFencing => honest.with_fencing(false),
             _ => honest,
         }

@@ -4,8 +4,11 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use lock_core::{BackendError, BackendErrorKind, Holder, LockBackend, LockKey, Moment, Owner};
+use lock_core::{
+    BackendError, BackendErrorKind, Busy, Holder, LockBackend, LockKey, Moment, Owner,
+};
 use lock_testkit::{Entry, Scripted};
 use tokio::sync::watch;
 use tokio::task;
@@ -24,6 +27,8 @@ pub(crate) struct Broken {
     pub(super) cuts: usize,
     /// When this client was last answered.
     pub(super) answered: Arc<Mutex<Option<Moment>>>,
+    /// What this client was told of keys that were busy, until a wake-up says otherwise.
+    pub(super) told: Arc<Mutex<HashMap<String, Busy>>>,
 }
 
 /// What all clients of a store share beside its entries.
@@ -53,17 +58,22 @@ pub(super) struct Store {
     pub(super) replica: Mutex<HashMap<String, Option<Holder>>>,
     /// Keys that somebody has subscribed to before.
     pub(super) subscribed: Mutex<HashSet<String>>,
+    /// Whether a call has blocked its thread.
+    has_blocked: AtomicBool,
+    /// What is kept for ever.
+    pub(super) hoard: Mutex<Vec<Vec<u8>>>,
 }
 
 impl Broken {
     pub(super) fn new(flaw: Flaw) -> Self {
         Self {
             flaw,
-            honest: Scripted::honest(),
+            honest: honest(),
             store: Arc::default(),
             me: Owner::fresh(None).unwrap(),
             cuts: 0,
             answered: Arc::default(),
+            told: Arc::default(),
         }
     }
 
@@ -72,12 +82,17 @@ impl Broken {
             me: Owner::fresh(None).unwrap(),
             cuts: self.store.cuts.load(Ordering::SeqCst),
             answered: Arc::default(),
+            told: Arc::default(),
             ..self.clone()
         }
     }
 
     /// What the store calls `key`, once it answers; or why it does not.
     pub(super) async fn spell(&self, key: &LockKey) -> Result<LockKey, BackendError> {
+        if self.flaw == Flaw::BlocksTheThread && *self.store.is_stalled.borrow() {
+            self.block();
+            return Err(BackendError::transient("the socket's timeout is over"));
+        }
         let mut stalled = self.store.is_stalled.subscribe();
         stalled.wait_for(|is_stalled| !is_stalled).await.unwrap();
         if self.flaw == Flaw::NeverReconnects && self.is_cut() {
@@ -103,6 +118,13 @@ impl Broken {
             _ => text.to_owned(),
         };
         Ok(LockKey::new(text).unwrap())
+    }
+
+    /// As a client does that is not asynchronous; once, so that its test does not take all day. Longer than any case allows.
+    pub(super) fn block(&self) {
+        if !self.store.has_blocked.swap(true, Ordering::SeqCst) {
+            std::thread::sleep(Duration::from_secs(7));
+        }
     }
 
     /// Whether connections were cut since this client connected.
@@ -140,4 +162,11 @@ impl fmt::Debug for Broken {
         }
         f.write_str("Broken")
     }
+}
+
+/// With a line of waiters.
+fn honest() -> Scripted {
+    let store = Scripted::honest();
+    let capabilities = store.capabilities().with_order(true);
+    store.with_capabilities(capabilities)
 }

@@ -56,6 +56,9 @@ pub(crate) enum Flaw {
     WakesOnce,
     WakesForNoReason,
     NeverConfirmsASubscription,
+    AnswersFromACache,
+    LeavingTakesTheLockAlong,
+    ServesWhoComesFirst,
     // names
     RefusesControlCharacters,
     IgnoresCase,
@@ -90,8 +93,11 @@ pub(crate) enum Flaw {
     StaysLockedWhenDropped,
     LeavesATask,
     NeedsManyThreads,
-    ClaimsOrder,
+    BlocksTheThread,
     HidesFencing,
+    // scale
+    ForgetsOneOfMany,
+    KeepsAllItWasAsked,
     // errors
     PrintsOwners,
     TellsTheOwnerAsTheLabel,
@@ -104,6 +110,8 @@ pub(crate) enum Flaw {
     CallsALostReleaseARefusal,
     LosesSubscriptionsWhenCut,
     CallsAStallBusy,
+    CallsACutBusy,
+    SendsAgainWhenCut,
     ForgetsOnRestart,
     ForgetsTokensOnRestart,
 }

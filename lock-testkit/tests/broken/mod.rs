@@ -12,25 +12,27 @@ mod backend;
 mod client;
 mod flaw;
 mod force;
+mod reasons;
 mod table;
 mod wakeups;
 
 use client::Broken;
 pub(crate) use flaw::Flaw;
-pub(crate) use table::{REASONS, TABLE};
+pub(crate) use reasons::Reason;
+pub(crate) use table::TABLE;
 
 thread_local! {
     /// The flaw of the backends that this thread starts.
     pub(crate) static FLAW: Cell<Flaw> = const { Cell::new(Flaw::Nothing) };
 }
 
-/// The fixture: a store whose clients all have this thread's [`FLAW`].
-pub(crate) struct Zoo(Broken);
+/// The fixture: a store whose clients all have this thread's [`FLAW`], in virtual time or not.
+pub(crate) struct Zoo<const PAUSED: bool = true>(Broken);
 
-impl Fixture for Zoo {
+impl<const PAUSED: bool> Fixture for Zoo<PAUSED> {
     type Backend = Broken;
-    const PAUSED: bool = true;
-    const GAPS: &[Gap] = &[Gap::Order, Gap::Processes];
+    const PAUSED: bool = PAUSED;
+    const GAPS: &[Gap] = &[Gap::Processes];
 
     async fn start() -> Self {
         Self(Broken::new(FLAW.get()))

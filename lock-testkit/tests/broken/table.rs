@@ -366,7 +366,6 @@ pub(crate) const TABLE: &[(Flaw, &[&str])] = &[
             "errors::what_is_no_lock_is_a_conflict",
         ],
     ),
-    (ClaimsOrder, &["lifecycle::a_declared_gap_is_one"]),
     (
         HidesFencing,
         &[
@@ -551,43 +550,41 @@ pub(crate) const TABLE: &[(Flaw, &[&str])] = &[
         CallsAStallBusy,
         &["outages::a_stalled_store_is_waited_for_no_longer_than_said"],
     ),
+    (
+        CallsACutBusy,
+        &["faults::an_attempt_that_failed_is_neither_busy_nor_granted"],
+    ),
+    (
+        BlocksTheThread,
+        &[
+            "faults::a_wait_ends_in_time_at_a_store_that_does_not_answer",
+            "lifecycle::one_thread_is_enough",
+        ],
+    ),
+    (
+        AnswersFromACache,
+        &["waiting::a_waiter_that_nobody_wakes_is_served"],
+    ),
+    (
+        LeavingTakesTheLockAlong,
+        &["cancellation::a_cancelled_wait_leaves_the_holder_alone"],
+    ),
+    (
+        ServesWhoComesFirst,
+        &["waiting::waiters_are_served_in_the_order_they_came"],
+    ),
+    (
+        SendsAgainWhenCut,
+        &["outages::what_was_cut_off_is_not_sent_again"],
+    ),
+    (ForgetsOneOfMany, &["scale::many_locks_are_held_at_once"]),
+    (
+        KeepsAllItWasAsked,
+        &["scale::after_a_long_time_nothing_is_left"],
+    ),
     (ForgetsOnRestart, &["outages::a_lock_outlives_a_restart"]),
     (
         ForgetsTokensOnRestart,
         &["outages::tokens_rise_across_a_restart"],
-    ),
-];
-
-/// What a case must say of a flaw, where others could say no in its place.
-pub(crate) const REASONS: &[(Flaw, &str, &str)] = &[
-    (
-        GrantsWhatIsHeld,
-        "exclusion::holds_of_many_tasks_do_not_overlap",
-        "two holds overlap",
-    ),
-    (
-        ChecksThenSets,
-        "exclusion::holds_of_many_tasks_do_not_overlap",
-        "two holds overlap",
-    ),
-    (
-        NeverEnds,
-        "lifecycle::a_runtime_that_is_shut_down_leaves_no_lock_behind",
-        "is free again",
-    ),
-    (
-        RenewsTheFirstOfABatch,
-        "guards::two_hundred_locks_of_one_client_are_all_kept",
-        "and its guard believes in",
-    ),
-    (
-        CallsALostGrantARefusal,
-        "outages::what_is_said_not_to_be_done_is_not_done",
-        "it was applied, and was said not to be",
-    ),
-    (
-        CallsALostReleaseARefusal,
-        "outages::what_is_said_not_to_be_done_is_not_done",
-        "is held and was granted again",
     ),
 ];

@@ -25,12 +25,14 @@ impl Wakeups for Broken {
             std::future::pending::<()>().await;
         }
         let wakeups = self.honest.wakeups().unwrap();
+        let place = place.filter(|_| self.flaw != Flaw::ServesWhoComesFirst);
         let honest = wakeups.subscribe(&key, place).await?;
         let dropped = self.store.dropped.load(Ordering::SeqCst);
         let mut subscribed = self.store.subscribed.lock().unwrap();
         let is_first = subscribed.insert(key.as_str().to_owned());
         Ok(Box::new(BrokenWakeup {
             of: self.clone(),
+            key: key.clone(),
             honest,
             dropped,
             is_first,
@@ -39,14 +41,16 @@ impl Wakeups for Broken {
         }))
     }
 
-    async fn leave(&self, _key: &LockKey, _place: &Place) -> Result<(), BackendError> {
-        Ok(())
+    async fn leave(&self, key: &LockKey, place: &Place) -> Result<(), BackendError> {
+        let key = self.spell(key).await?;
+        self.honest.wakeups().unwrap().leave(&key, place).await
     }
 }
 
 #[derive(Debug)]
 struct BrokenWakeup {
     of: Broken,
+    key: LockKey,
     honest: Box<dyn Wakeup>,
     dropped: usize,
     is_first: bool,
@@ -85,11 +89,15 @@ impl Wakeup for BrokenWakeup {
             _ => self.honest.notified().await,
         }
         self.was_woken = true;
+        self.of.told.lock().unwrap().remove(self.key.as_str());
     }
 }
 
 impl Drop for BrokenWakeup {
     fn drop(&mut self) {
         self.of.store.dropped.fetch_add(1, Ordering::SeqCst);
+        if self.of.flaw == Flaw::LeavingTakesTheLockAlong && !self.was_woken {
+            self.of.honest.evict(self.key.as_str());
+        }
     }
 }
