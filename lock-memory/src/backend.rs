@@ -154,6 +154,28 @@ impl MemoryBackend {
         self.network.add(Fault::Fail(error));
     }
 
+    /// Makes every call of this client fail with `error` without being applied, until it is [healed](Self::heal): a store that is
+    /// down. (One that does not answer is a [`partition`](Self::partition).) Wake-ups arrive as before.
+    ///
+    /// ```
+    /// # use lock_memory::{MemoryBackend, lock_core::*};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), LockError> {
+    /// let backend = MemoryBackend::new();
+    /// let lock = Locks::new(backend.clone()).lock("order:7");
+    ///
+    /// backend.fail_until_healed(BackendError::transient("connection refused"));
+    /// let error = lock.try_acquire().await.unwrap_err();
+    /// assert!(matches!(error, LockError::Backend { transient: true, .. }));
+    /// backend.heal();
+    /// assert!(lock.try_acquire().await.is_ok());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn fail_until_healed(&self, error: BackendError) {
+        self.network.refuse(Some(error));
+    }
+
     /// Loses the reply to the next call of this client: it is applied, and answered with
     /// [`BackendErrorKind::Unknown`](lock_core::BackendErrorKind::Unknown). What a call is, and what happens if the lever
     /// is pulled again: see [`fail_next`](Self::fail_next).
@@ -183,8 +205,10 @@ impl MemoryBackend {
         self.network.cut(true);
     }
 
-    /// Ends a [`partition`](Self::partition): new calls are answered, and wake-ups that were held up arrive.
+    /// Ends a [`partition`](Self::partition) or [failures](Self::fail_until_healed): new calls are answered, and wake-ups that were
+    /// held up arrive.
     pub fn heal(&self) {
+        self.network.refuse(None);
         self.network.cut(false);
     }
 }

@@ -36,7 +36,7 @@
 //! # What does my service do when it loses the lock?
 //!
 //! What a network does to a client is a method too: [`MemoryBackend::partition`] and [`MemoryBackend::heal`],
-//! [`MemoryBackend::fail_next`], [`MemoryBackend::lose_next_reply`]. In a paused runtime such a test takes no time, although
+//! [`MemoryBackend::fail_next`], [`MemoryBackend::fail_until_healed`], [`MemoryBackend::lose_next_reply`]. In a paused runtime such a test takes no time, although
 //! the lock is held for minutes:
 //!
 //! ```

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::future;
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use lock_core::BackendError;
 use tokio::sync::watch;
@@ -17,6 +17,8 @@ pub(crate) struct Network {
 #[derive(Default)]
 struct Levers {
     faults: Mutex<VecDeque<Fault>>,
+    /// What every call fails with.
+    refusal: Mutex<Option<BackendError>>,
     is_cut: watch::Sender<bool>,
 }
 
@@ -36,6 +38,9 @@ impl Network {
         };
         if *levers.is_cut.borrow() {
             return future::pending().await;
+        }
+        if let Some(error) = levers.refusal().clone() {
+            return Err(error);
         }
         match levers.next_fault() {
             None => Ok(step()),
@@ -59,6 +64,10 @@ impl Network {
         self.levers().faults().push_back(fault);
     }
 
+    pub(crate) fn refuse(&self, error: Option<BackendError>) {
+        *self.levers().refusal() = error;
+    }
+
     pub(crate) fn cut(&self, is_cut: bool) {
         self.levers().is_cut.send_replace(is_cut);
     }
@@ -73,7 +82,11 @@ impl Levers {
         self.faults().pop_front()
     }
 
-    fn faults(&self) -> std::sync::MutexGuard<'_, VecDeque<Fault>> {
+    fn faults(&self) -> MutexGuard<'_, VecDeque<Fault>> {
         self.faults.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn refusal(&self) -> MutexGuard<'_, Option<BackendError>> {
+        self.refusal.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,10 +1,11 @@
 //! lock-memory keeps every promise of a backend, in virtual time and, across threads, in real time.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use lock_core::{ForceRelease, LockKey, PassingOn};
+use lock_core::{BackendError, ForceRelease, LockKey, PassingOn};
 use lock_memory::{MemoryBackend, lock_core};
 use lock_testkit::{Fixture, Gap};
 
@@ -15,6 +16,11 @@ struct Memory<const PAUSED: bool, const TIMES: u16 = 64> {
     store: MemoryBackend,
     /// All that were made, to be cut off together.
     clients: Mutex<Vec<MemoryBackend>>,
+    is_stopped: AtomicBool,
+}
+
+fn refuse(client: &MemoryBackend) {
+    client.fail_until_healed(BackendError::transient("connection refused"));
 }
 
 impl<const PAUSED: bool, const TIMES: u16> Fixture for Memory<PAUSED, TIMES> {
@@ -29,7 +35,6 @@ impl<const PAUSED: bool, const TIMES: u16> Fixture for Memory<PAUSED, TIMES> {
         Gap::SurvivesRestart,
         Gap::Obstruct,
         Gap::Restart,
-        Gap::Stop,
         Gap::CutConnections,
         Gap::Processes,
     ];
@@ -38,11 +43,15 @@ impl<const PAUSED: bool, const TIMES: u16> Fixture for Memory<PAUSED, TIMES> {
         Self {
             store: MemoryBackend::new(),
             clients: Mutex::default(),
+            is_stopped: AtomicBool::new(false),
         }
     }
 
     async fn client(&self) -> MemoryBackend {
         let client = self.store.client();
+        if self.is_stopped.load(Ordering::SeqCst) {
+            refuse(&client);
+        }
         self.clients.lock().unwrap().push(client.clone());
         client
     }
@@ -59,6 +68,13 @@ impl<const PAUSED: bool, const TIMES: u16> Fixture for Memory<PAUSED, TIMES> {
 
     async fn operator(&self) -> Option<Arc<dyn ForceRelease>> {
         Some(Arc::new(self.store.client()))
+    }
+
+    /// To those who ask, a store that refuses them.
+    async fn stop(&self) -> bool {
+        self.is_stopped.store(true, Ordering::SeqCst);
+        self.clients.lock().unwrap().iter().for_each(refuse);
+        true
     }
 
     /// To those who ask, a store that they are cut off from.

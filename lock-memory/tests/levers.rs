@@ -191,3 +191,21 @@ async fn a_lock_that_was_taken_by_force_is_free_and_its_holder_is_fenced_and_tol
     next.release().await.unwrap();
     assert_eq!(backend.force_release(&key()).await.unwrap(), None);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_is_down_refuses_all_of_one_client_until_it_is_healed() {
+    let (backend, locks) = locks();
+    let there = Locks::new(backend.client());
+    let guard = locks.lock("k").acquire().await.unwrap();
+    let why = || BackendError::transient("connection refused");
+    backend.fail_until_healed(why());
+    for _ in 0..3 {
+        let error = locks.lock("other").try_acquire().await.unwrap_err();
+        assert!(matches!(error, LockError::Backend { .. }), "{error}");
+    }
+    assert!(there.lock("other").try_acquire().await.is_ok());
+    assert!(guard.release().await.is_err());
+    assert!(there.lock("k").try_acquire().await.unwrap_err().is_busy());
+    backend.heal();
+    assert!(locks.lock("other").acquire().await.unwrap().is_held());
+}
