@@ -55,8 +55,10 @@ async fn run(options: Options) -> Outcome {
         command.args(["--exact", "a_worker", "--nocapture"]);
         command
     };
+    // First of all: whatever becomes of it, it can be done again.
+    println!("with {options}");
     let outcome = run::run(options, worker).await.unwrap();
-    println!("{outcome}\nwith {options}");
+    println!("{outcome}");
     outcome
 }
 

@@ -53,7 +53,8 @@ Several processes lock on a Redis server of their own while everything goes
 wrong; what they believed and what they wrote is checked afterwards.
 
 Usage: nemesis [--seconds N] [--processes N] [--seed N] [--lose-data]
-               [--client redis|fred|both] [--broken lock|clock] [--schedule]
+               [--client redis|fred|both] [--broken lock|clock|token]
+               [--schedule]
 
   --seconds N    how long, 1 to 86400. Default: 60
   --processes N  how many processes, 2 to 64. Default: 5
@@ -67,7 +68,8 @@ Usage: nemesis [--seconds N] [--processes N] [--seed N] [--lose-data]
                  some by the other. Default: redis
   --broken HOW   does wrong on purpose, to show that it is found out:
                  lock: no lock is taken. clock: locks are not renewed, and
-                 their holders do not look at their deadlines
+                 their holders do not look at their deadlines. token: fencing
+                 tokens repeat and go back
   --schedule     only prints what would go wrong, and when
   -h, --help     this text
 
@@ -78,7 +80,8 @@ the histories of a run that was not sound.";
     #[tokio::main]
     async fn start(options: Options) -> Result<bool> {
         let program = std::env::current_exe()?;
-        println!("seed {}", options.seed);
+        // First of all: whatever becomes of the run, it can be done again.
+        println!("{}", options.command());
         let mut terminated = signal(SignalKind::terminate())?;
         let mut interrupted = signal(SignalKind::interrupt())?;
         // Dropped half way, a run takes server and processes along.
@@ -88,7 +91,7 @@ the histories of a run that was not sound.";
             _ = interrupted.recv() => return Err("interrupted".into()),
         };
         println!("{outcome}");
-        println!("again: {}", options.command());
+        println!("seed {}", options.seed);
         Ok(outcome.is_sound())
     }
 

@@ -74,6 +74,7 @@ impl fmt::Display for Options {
             None => Ok(()),
             Some(Broken::Lock) => f.write_str(" --broken lock"),
             Some(Broken::Clock) => f.write_str(" --broken clock"),
+            Some(Broken::Token) => f.write_str(" --broken token"),
         }
     }
 }
@@ -328,8 +329,9 @@ impl fmt::Display for Outcome {
         )?;
         writeln!(
             f,
-            "overlaps: {}; breaches in all: {}; explained by loss of data: {}",
+            "overlaps: {}; breaches at the register: {}; breaches in all: {}; explained by loss of data: {}",
             self.audit.overlaps(),
+            self.audit.at_the_register(),
             self.audit.breaches.len(),
             self.audit.explained.len()
         )?;

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use fastrand::Rng;
-use fencelock::{DistributedLock, LockError, LockGuard, Locks, RenewalPolicy};
+use fencelock::{DistributedLock, FencingToken, LockError, LockGuard, Locks, RenewalPolicy};
 use lock_testkit::nemesis::Writer;
 use lock_testkit::{Attempted, Held, History};
 use tokio::sync::watch;
@@ -139,12 +139,31 @@ impl Task {
 
     fn believe(&self, attempt: Attempted, guard: &LockGuard) -> Belief {
         self.count("granted");
-        Belief(Some(if self.broken == Some(Broken::Clock) {
+        Belief(Some(match self.broken {
             // As if there were no deadline.
-            attempt.granted_for(Duration::from_secs(3600), guard.fencing_token())
-        } else {
-            attempt.granted(guard)
+            Some(Broken::Clock) => {
+                attempt.granted_for(Duration::from_secs(3600), self.token(guard))
+            }
+            Some(Broken::Token) => {
+                let hold = attempt.granted_for(guard.remaining(), self.token(guard));
+                hold.renewed(guard);
+                hold
+            }
+            _ => attempt.granted(guard),
         }))
+    }
+
+    /// The token to write with.
+    fn token(&self, guard: &LockGuard) -> Option<FencingToken> {
+        let token = guard.fencing_token()?;
+        if self.broken != Some(Broken::Token) {
+            return Some(token);
+        }
+        // Back by up to a second, and as coarse as 8 ms: the same for the same token.
+        let back = token.get().wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 44;
+        Some(FencingToken::new(
+            token.get().saturating_sub(back) >> 13 << 13,
+        ))
     }
 
     async fn use_lock(
@@ -201,7 +220,7 @@ impl Task {
 
     /// Without a look at the guard: the register looks at the token.
     async fn write(&mut self, plan: &Plan, guard: &LockGuard) {
-        let token = guard.fencing_token();
+        let token = self.token(guard);
         let token = token.unwrap_or_else(|| panic!("a grant of {} without a token", plan.key));
         let written = self.writer.write(plan.key, &self.who, token).await;
         match written {

@@ -40,6 +40,8 @@ pub(crate) enum Broken {
     Lock,
     /// Takes locks, does not renew them, and believes to hold them until its work is done, whatever the deadline says.
     Clock,
+    /// Writes with fencing tokens that repeat and go back.
+    Token,
 }
 
 impl FromStr for Broken {
@@ -49,7 +51,8 @@ impl FromStr for Broken {
         match text {
             "lock" => Ok(Self::Lock),
             "clock" => Ok(Self::Clock),
-            _ => Err(format!("--broken {text:?}: use lock or clock")),
+            "token" => Ok(Self::Token),
+            _ => Err(format!("--broken {text:?}: use lock, clock or token")),
         }
     }
 }
@@ -121,6 +124,7 @@ impl Worker {
             None => "no",
             Some(Broken::Lock) => "lock",
             Some(Broken::Clock) => "clock",
+            Some(Broken::Token) => "token",
         };
         let Self {
             seed,
