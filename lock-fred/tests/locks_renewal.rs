@@ -13,6 +13,7 @@ use std::sync::Arc;
 use common::*;
 use futures_util::future::join_all;
 use lock_core::{LockError, Moment, Released, RenewalPolicy};
+use lock_testkit::LeakCheck;
 use lock_testkit::server::RedisServer;
 use tokio::time::sleep;
 
@@ -67,6 +68,8 @@ async fn connections_that_are_killed_all_the_time_lose_no_lock() {
     let server = Arc::new(RedisServer::start());
     let locks = locks(&server).await.with_ttl(2 * SECOND);
     let guard = locks.lock("k").acquire().await.unwrap();
+    works(&locks.lock("warm")).await;
+    let (tasks, files) = (LeakCheck::start(), open_files());
     let killing = Nuisance::commands(&server, 50 * MS, &["CLIENT", "KILL", "TYPE", "normal"]);
     let start = Moment::now();
     let (mut taken, mut failed) = (0, 0);
@@ -88,6 +91,10 @@ async fn connections_that_are_killed_all_the_time_lose_no_lock() {
     eventually("nothing is left", async || entries(&server).is_empty()).await;
     let clients = server.cli(&["CLIENT", "LIST"]).text().lines().count();
     assert!(clients <= 3, "{clients} connections");
+    tasks.assert_none(20 * SECOND).await;
+    // A hundred connections were cut. (Other tests of this process have some too.)
+    let grown = open_files().saturating_sub(files);
+    assert!(grown < 60, "{grown} more files are open");
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! Connections that fall silent, are refused, or deliver byte by byte.
 
 use futures_util::future::join_all;
-use lock_core::BackendErrorKind;
+use lock_core::{BackendErrorKind, Moment};
 use lock_testkit::proxy::{Action, Gate};
 use tokio::runtime::Handle;
 use tokio::time::sleep;
@@ -52,8 +52,12 @@ async fn refused_connections_change_nothing_and_are_tried_again() {
         matches!(error, LockError::Backend { .. })
     })
     .await;
+    let start = Moment::now();
     let error = Backend::connect(proxy.url()).await.unwrap_err();
     assert_eq!(error.kind(), BackendErrorKind::Transient, "{error}");
+    // It takes a second at the most to connect, and as much to give up; a loaded machine takes more.
+    let took = start.elapsed();
+    assert!(took < 5 * SECOND, "a refusal took {took:?}");
     let waiting = Handle::current().spawn(async move { lock.acquire().await });
     sleep(500 * MS).await;
     assert!(!waiting.is_finished());

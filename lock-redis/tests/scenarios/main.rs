@@ -29,7 +29,7 @@
 //! | X09 | `scenarios::ends::a_guard_that_is_dropped_in_blocking_or_local_code_is_released`, `scenarios::ends::a_guard_that_was_taken_in_a_local_set_is_released_by_it` |
 //! | X10 | `scenarios::ends::a_leaked_guard_holds_its_lock_no_longer_than_it_may` |
 //! | X11 | `locks_renewal::a_lock_is_renewed_after_its_locks_and_backend_are_dropped` |
-//! | X12 | `scenarios::processes::a_process_that_ends_without_a_word_holds_its_lock_until_the_ttl_ends`, `scenarios::processes::a_child_of_a_holder_that_ends_leaves_the_lock_alone` |
+//! | X12 | `scenarios::processes::a_process_that_ends_without_a_word_holds_its_lock_until_the_ttl_ends` |
 //! | X13 | `scenarios::ends::however_the_body_ends_the_lock_is_released_and_its_answer_is_kept` |
 //! | X14 | `locks_loss::with_stops_its_body_when_the_lock_is_deleted` |
 //! | T04 | `scenarios::clock::an_entry_lasts_as_long_as_its_holder_believes_and_no_longer_than_its_ttl` |
