@@ -1,6 +1,11 @@
 //! A store that is wrong only where there are several processes is found out by the cases that are of several.
 #![cfg(unix)]
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::arithmetic_side_effects,
+    reason = "a test"
+)]
 
 use std::collections::{HashMap, HashSet};
 use std::panic::catch_unwind;

@@ -1,4 +1,4 @@
-//! The promises that lock-core's documentation numbers name the cases that show them.
+//! The promises that lock-core's documentation numbers name the cases that show them, and what is no case the files that do.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 use std::collections::HashSet;
@@ -79,6 +79,25 @@ fn each_numbered_promise_names_cases_that_exist() {
                 "{}: there is no case {name}",
                 promise.place
             );
+        }
+    }
+}
+
+#[test]
+fn what_is_no_case_is_shown_in_files_that_exist() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let table = include_str!("../src/cases.rs");
+    let rows = table.lines().filter_map(|line| line.strip_prefix("//! | "));
+    let shown: Vec<_> = rows
+        .skip(1)
+        .map(|row| row.split(" | ").last().unwrap())
+        .collect();
+    assert!(shown.len() >= 6, "the table was not found: {shown:?}");
+    for cell in shown {
+        let files: Vec<_> = cell.split('`').skip(1).step_by(2).collect();
+        assert!(!files.is_empty() || cell == "nowhere |", "{cell}");
+        for file in files {
+            assert!(root.join(file).is_file(), "there is no {file}");
         }
     }
 }

@@ -13,7 +13,7 @@ use tokio::time::sleep;
 
 use super::{
     BOUND, BRIEF, HOLD, MILLISECOND, SHORT, assert_lasts, assert_outlives, attempt, brief,
-    eventually, hold, is_free, key, locks, loss, owner, release, renew, take, unrenewed,
+    eventually, hold, is_free, key, locks, loss, owner, release, renew, scaled, take, unrenewed,
     watched_locks,
 };
 use crate::faulty::{Effect, Op};
@@ -219,14 +219,15 @@ pub async fn the_longest_ttl_is_kept_and_no_other_ttl_is_sent<F: Fixture>(fixtur
     assert_outlives(&oracle, &guard).await;
 }
 
-/// The shortest ttls are granted late, or end, and leave nothing: with and without renewal.
+/// The shortest ttls are granted late, or end, and leave nothing: with and without renewal. (Thirty times; with `FENCELOCK_LONG` a
+/// thousand.)
 pub async fn the_shortest_ttls_end_and_leave_nothing<F: Fixture>(fixture: F) {
     let (locks, oracle) = (locks(&fixture).await, fixture.client().await);
     for ttl in [MIN_TTL, MIN_TTL + MILLISECOND, 2 * MIN_TTL] {
         for renewal in [RenewalPolicy::never(), RenewalPolicy::default()] {
             let key = key(&fixture, "k");
             let lock = locks.lock(key.name()).with_ttl(ttl).with_renewal(renewal);
-            for _ in 0..5 {
+            for _ in 0..scaled(5, 170) {
                 match lock.try_acquire().await {
                     Ok(guard) if renewal == RenewalPolicy::never() => {
                         eventually("the guard ends", async || !guard.is_held()).await;

@@ -14,7 +14,7 @@ use tokio::time::{sleep, timeout};
 use super::{
     BOUND, HOLD, MILLISECOND, OP, RESOLUTION, SHORT, assert_lasts, attempt, comes_free, eventually,
     evict, hold, hook, is_free, key, labelled, locks, loss, owner, refused, release, remaining,
-    renew, renewed, take, unrenewed,
+    renew, renewed, scaled, take, unrenewed,
 };
 use crate::fixture::Fixture;
 use crate::gap::Gap;
@@ -263,11 +263,11 @@ pub async fn a_hundred_holds_leave_no_task_behind<F: Fixture>(fixture: F) {
     drop(guard);
     eventually("it is released", async || is_free(&oracle, &key).await).await;
     let leaks = LeakCheck::start();
-    lives(100).await;
+    lives(scaled(100, 200)).await;
     leaks.assert_none(BOUND).await;
 }
 
-/// A runtime that is shut down in the background, with fifty locks held on it and twenty waited for, harms nobody: who has the
+/// A runtime that is shut down in the background, with fifty locks held on it and as many waited for, harms nobody: who has the
 /// guards hears that they are lost, nothing panics or hangs, and each lock comes free with its ttl.
 pub async fn a_runtime_that_is_shut_down_leaves_no_lock_behind<F: Fixture>(fixture: F) {
     let (fixture, ttl) = (Arc::new(fixture), 2 * OP);
@@ -279,7 +279,7 @@ pub async fn a_runtime_that_is_shut_down_leaves_no_lock_behind<F: Fixture>(fixtu
         for key in &of {
             guards.push(hold(&locks.lock(key.name())).await);
         }
-        for key in &of[..20] {
+        for key in &of {
             let waiter = locks.lock(key.name());
             Handle::current().spawn(async move { waiter.acquire().await.map(drop) });
         }

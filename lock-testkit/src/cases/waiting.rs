@@ -15,7 +15,7 @@ use tokio::time::{sleep, timeout};
 
 use super::{
     BOUND, EARLY, HOLD, MILLISECOND, OP, SHORT, assert_lasts, distant_locks, eager, eventually,
-    key, labelled, locks, owner, release, take, unrenewed, watched_locks,
+    key, labelled, locks, owner, release, scaled, take, unrenewed, watched_locks,
 };
 use crate::faulty::{Effect, Op};
 use crate::fixture::Fixture;
@@ -117,7 +117,7 @@ pub async fn a_waiter_is_served_after_a_release<F: Fixture>(fixture: F) {
     }
 }
 
-/// A hundred waiters at four clients are served one after the other, until none is left.
+/// A hundred waiters at four clients are served one after the other, until none is left. (With `FENCELOCK_LONG` a thousand.)
 pub async fn a_hundred_waiters_are_all_served<F: Fixture>(fixture: F) {
     let (key, holder) = (key(&fixture, "k"), fixture.client().await);
     let me = owner();
@@ -125,8 +125,8 @@ pub async fn a_hundred_waiters_are_all_served<F: Fixture>(fixture: F) {
     let mut waiters = JoinSet::new();
     for _ in 0..4 {
         let lock = locks(&fixture).await.lock(key.name());
-        let lock = lock.with_options(patient());
-        for _ in 0..25 {
+        let lock = lock.with_options(patient()).with_wait(12 * BOUND);
+        for _ in 0..waiters_of_each() {
             let lock = lock.clone();
             waiters.spawn(async move {
                 let guard = lock.acquire().await.expect("everybody is served");
@@ -138,8 +138,14 @@ pub async fn a_hundred_waiters_are_all_served<F: Fixture>(fixture: F) {
     sleep(50 * MILLISECOND).await;
     assert_eq!(release(&holder, &key, &me).await, Ownership::Held);
     // Before the ttl of a holder is over, when all would look by themselves.
-    let served = timeout(2 * BOUND, waiters.join_all()).await;
-    assert_eq!(served.expect("all are served").len(), 100);
+    let served = timeout(scaled(2, 9) * BOUND, waiters.join_all()).await;
+    let served = served.expect("all are served").len();
+    assert_eq!(served, 4 * waiters_of_each());
+}
+
+/// Of four clients.
+fn waiters_of_each() -> usize {
+    scaled(25, 250)
 }
 
 /// Waiters that give up, or are dropped, neither get the lock nor keep those that stay from it.
@@ -182,7 +188,7 @@ pub async fn waiters_that_go_do_not_keep_the_others_waiting<F: Fixture>(fixture:
 }
 
 /// A hundred waiters whose wait is over before the lock is free are told so, by then and not before; the holder's entry is
-/// as it was.
+/// as it was. (With `FENCELOCK_LONG` a thousand.)
 pub async fn a_wait_that_is_over_says_who_holds_the_lock<F: Fixture>(fixture: F) {
     let (key, holder) = (key(&fixture, "k"), fixture.client().await);
     let (me, asked) = (labelled("me"), Moment::now());
@@ -190,7 +196,7 @@ pub async fn a_wait_that_is_over_says_who_holds_the_lock<F: Fixture>(fixture: F)
     let mut waiters = JoinSet::new();
     for _ in 0..4 {
         let lock = locks(&fixture).await.lock(key.name()).with_wait(OP);
-        for _ in 0..25 {
+        for _ in 0..waiters_of_each() {
             let lock = lock.clone();
             waiters.spawn(async move {
                 let start = Moment::now();
