@@ -105,14 +105,17 @@ impl Honest {
         line.extend(number(Some(place)));
     }
 
-    /// A waiter is no longer in the line of `key`. See [`lock_core::Wakeups::leave`].
-    pub fn leave(&mut self, key: &str, place: &Place) {
-        if let (Some(line), Some(number)) = (self.lines.get_mut(key), number(Some(place))) {
-            line.remove(&number);
-            if line.is_empty() {
-                self.lines.remove(key);
-            }
+    /// A waiter is no longer in the line of `key`. Whether it was, and others are. See [`lock_core::Wakeups::leave`].
+    pub fn leave(&mut self, key: &str, place: &Place) -> bool {
+        let (Some(line), Some(number)) = (self.lines.get_mut(key), number(Some(place))) else {
+            return false;
+        };
+        let was_there = line.remove(&number);
+        let are_others = !line.is_empty();
+        if !are_others {
+            self.lines.remove(key);
         }
+        was_there && are_others
     }
 
     /// See [`lock_core::LockBackend::renew`]; one of its renewals.

@@ -94,7 +94,8 @@ fn what_is_no_case_is_shown_in_files_that_exist() {
         .collect();
     assert!(shown.len() >= 6, "the table was not found: {shown:?}");
     for cell in shown {
-        let files: Vec<_> = cell.split('`').skip(1).step_by(2).collect();
+        let code = cell.split('`').skip(1).step_by(2);
+        let files: Vec<_> = code.filter(|code| code.contains('/')).collect();
         assert!(!files.is_empty() || cell == "nowhere |", "{cell}");
         for file in files {
             assert!(root.join(file).is_file(), "there is no {file}");

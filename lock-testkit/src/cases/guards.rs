@@ -109,8 +109,9 @@ pub async fn a_guard_outlives_the_locks_it_came_from<F: Fixture>(fixture: F) {
 
 /// Two hundred locks of one client are all renewed, none is lost, and each is released in the end.
 pub async fn two_hundred_locks_of_one_client_are_all_kept<F: Fixture>(fixture: F) {
-    let (locks, oracle, ttl) = (locks(&fixture).await, fixture.client().await, 4 * OP);
-    let renewal = RenewalPolicy::per_ttl(20);
+    let (locks, oracle) = (locks(&fixture).await, fixture.client().await);
+    let (ttl, often) = if F::PAUSED { (4 * OP, 20) } else { (8 * OP, 6) };
+    let renewal = RenewalPolicy::per_ttl(often);
     let mut guards = Vec::new();
     for _ in 0..200 {
         let key = key(&fixture, "k");

@@ -22,15 +22,15 @@ use crate::others;
 /// How many requests of one client are under way at once.
 const AT_ONCE: usize = 50;
 
-/// Four hundred locks of one client are held at once, and renewed: none is lost, and there is no task for each. With
+/// 256 locks of one client are held at once, and renewed: none is lost, and there is no task for each. With
 /// `FENCELOCK_LONG` ten thousand, for three ttls.
 pub async fn many_locks_are_held_at_once<F: Fixture>(fixture: F) {
     let (locks, oracle) = (locks(&fixture).await, fixture.client().await);
     let ttl = scaled(LEASE, 3 * LEASE);
-    let renewal = RenewalPolicy::per_ttl(10);
+    let renewal = RenewalPolicy::per_ttl(6);
     drop(hold(&unrenewed(&locks, &key(&fixture, "first"))).await);
     let leaks = LeakCheck::start();
-    let names: Vec<_> = (0..scaled(400, 10_000))
+    let names: Vec<_> = (0..scaled(256, 10_000))
         .map(|_| key(&fixture, "k"))
         .collect();
     let mut guards = Vec::new();
@@ -46,7 +46,7 @@ pub async fn many_locks_are_held_at_once<F: Fixture>(fixture: F) {
     let long = if F::PAUSED {
         3 * ttl
     } else {
-        scaled(ttl / 5, 3 * ttl)
+        scaled(ttl / 4, 3 * ttl)
     };
     let start = Moment::now();
     let mut most = 0;

@@ -161,8 +161,9 @@ impl HonestStore {
     /// Whose turn it is now finds out.
     fn left(&self, key: &LockKey, place: &Place) {
         let mut state = self.state();
-        state.model.leave(key.as_str(), place);
-        state.subscribers.wake(key.as_str());
+        if state.model.leave(key.as_str(), place) {
+            state.subscribers.wake(key.as_str());
+        }
     }
 }
 

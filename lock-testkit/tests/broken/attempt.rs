@@ -33,6 +33,8 @@ impl Broken {
             Flaw::ChecksThenSets if holder.is_none() => {
                 yield_now().await;
                 self.honest.evict(key.as_str());
+                // What is not this one's turn is somebody's.
+                self.honest.wake(key.as_str());
             }
             Flaw::WaitsForTheHolder if !is_mine => {
                 while self.entry(key).is_some() {
@@ -69,7 +71,7 @@ impl Broken {
             }
             Flaw::ForgetsOneOfMany => {
                 let entries = self.honest.entries();
-                if entries.len() >= 300 {
+                if entries.len() >= 230 {
                     let first = entries.into_keys().next().unwrap();
                     self.honest.evict(&first);
                 }
