@@ -230,7 +230,14 @@ fn a_case_that_disturbs_others_can_have_a_store_to_itself() {
         if case.needs.is_empty() {
             run_case(*case, is_told);
         }
-        let outages = ["outages", "errors::a_store_that_is_down"];
+        let outages = [
+            "outages",
+            "errors::a_store_that_is_down",
+            // Where they can.
+            "faults::a_wait_ends_in_time_at_a_store",
+            "faults::an_attempt_that_failed",
+            "scale::after_a_long_time",
+        ];
         let named = case.to_string();
         let expected = outages.iter().any(|outage| named.starts_with(outage));
         assert_eq!(case.disturbs(), expected, "{case}");
