@@ -108,7 +108,7 @@ impl FredBackend {
     /// Waits with each grant until `least` replicas have it.
     pub(crate) fn with_replicas(mut self, least: u16) -> Self {
         if let (Link::Own(own), 1..) = (&self.link, least) {
-            let another = Own::new(Arc::clone(&own.target));
+            let another = Own::new(own.target.apart());
             self.replicas = Some(Arc::new(Replicas::new(least, another)));
         }
         self

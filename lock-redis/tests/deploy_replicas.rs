@@ -222,7 +222,27 @@ async fn on_a_cluster_the_replicas_of_the_keys_own_master_are_waited_for() {
     let slot = cluster.slot_of("a");
     let master = cluster.master_of(slot);
     cluster.nodes[master + 3].pause();
-    let error = attempt(&backend, &key("{a}2"), &mine).await.unwrap_err();
+    // Renewals at the same node go on meanwhile.
+    let (kept, other, waiting) = (key("a"), key("{a}2"), AtomicBool::new(true));
+    let renewals = async {
+        let mut count = 0;
+        while waiting.load(Ordering::SeqCst) {
+            let answer = renew(&backend, &kept, &mine, TTL, Renew::AtLeast).await;
+            assert_eq!(answer.unwrap(), Ownership::Held);
+            count += 1;
+        }
+        count
+    };
+    let refusal = async {
+        let refusal = soon("a refusal", attempt(&backend, &other, &mine)).await;
+        waiting.store(false, Ordering::SeqCst);
+        refusal.unwrap_err()
+    };
+    let (count, error) = tokio::join!(renewals, refusal);
+    assert!(
+        count > 10,
+        "{count} renewals while a grant waited for a replica"
+    );
     assert_eq!(error.kind(), BackendErrorKind::Transient, "{error}");
     assert_eq!(cluster.nodes[master].cli(&["EXISTS", "{a}2"]).integer(), 0);
     // Another master's replica has nothing to do with that.

@@ -80,6 +80,11 @@ impl Nodes {
         }
     }
 
+    /// The same, over connections of its own.
+    pub(super) fn apart(&self) -> Self {
+        Self::new(self.seeds.clone(), self.login.clone())
+    }
+
     /// Messages come over RESP3 only.
     pub(super) fn has_messages(&self) -> bool {
         self.login.speaks_resp3()

@@ -194,6 +194,22 @@ impl Target {
         matches!(self.place, Place::Cluster(_))
     }
 
+    /// The same, for connections that share nothing with others: to the nodes of a cluster too, which all calls share.
+    pub(crate) fn apart(self: &Arc<Self>) -> Arc<Self> {
+        let Place::Cluster(nodes) = &self.place else {
+            return Arc::clone(self);
+        };
+        Arc::new(Self {
+            place: Place::Cluster(Arc::new(nodes.apart())),
+            address: self.address.clone(),
+            connect_timeout: self.connect_timeout,
+            response_timeout: self.response_timeout,
+            subscriptions: self.subscriptions,
+            // It is warned of once.
+            exposed: Vec::new(),
+        })
+    }
+
     /// Whether messages can be had: from any server, but from a cluster over RESP3 only.
     pub(crate) fn has_messages(&self) -> bool {
         match &self.place {
