@@ -130,7 +130,11 @@ impl Failure {
 
     /// Whether the key holds something else than the command is for.
     pub(crate) fn is_about_type(&self) -> bool {
+        // The other is what Redis says to a DELEX, under the code of all and sundry.
         self.has_code("WRONGTYPE")
+            || self
+                .answer()
+                .is_some_and(|text| text.starts_with("ERR Key should be of string type"))
     }
 
     /// Whether nothing was sent.
