@@ -93,7 +93,10 @@ pub async fn a_guard_is_lost_when_the_same_client_took_the_lock_anew<F: Fixture>
     evict(&fixture, &key).await;
     let new = hold(&renewed(&others, &key)).await;
     client.on(Op::Renew).clear();
-    assert_eq!(loss(&old).await, LossReason::Taken);
+    // A renewal that was under way may have found the key absent.
+    let reason = loss(&old).await;
+    let is_told = matches!(reason, LossReason::Taken | LossReason::Absent);
+    assert!(is_told, "it is told as {reason:?}");
     assert!(new.is_held());
     refused(&oracle, &key, &owner()).await;
     assert_eq!(new.release().await.ok(), Some(Released::Released));
