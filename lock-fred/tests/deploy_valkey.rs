@@ -64,7 +64,7 @@ mod cluster {
         }
 
         async fn client(urls: Vec<String>) -> Backend {
-            Backend::cluster(urls).connect().await.unwrap()
+            patient(Backend::cluster(urls)).connect().await.unwrap()
         }
     }
 

@@ -77,8 +77,8 @@ async fn a_call_without_an_answer_is_of_unknown_outcome() {
 }
 
 async fn quick(url: &str) -> Backend {
-    Backend::builder(url)
-        .with_response_timeout(Duration::from_millis(300))
+    patient(Backend::builder(url))
+        .with_response_timeout(SECOND)
         .connect()
         .await
         .unwrap()

@@ -391,12 +391,13 @@ async fn a_client_that_used_its_policy_up_is_left_out_until_it_is_initialised_ag
     let mut builder = builder(&server.url());
     builder.set_policy(ReconnectPolicy::new_constant(1, 10));
     let pool = builder.build_pool(2).unwrap();
-    pool.init().await.unwrap();
+    let connected = pool.init().await.unwrap();
     let backend = Backend::from_pool(&pool).unwrap();
     round_trip(&backend).await;
     server.stop();
     // One attempt of each, after 10 ms.
-    tokio::time::sleep(SECOND).await;
+    let ended = soon("the end of both clients", connected).await.unwrap();
+    assert!(ended.is_err());
     server.restart_empty();
     for _ in 0..4 {
         let error = attempt(&backend, &key("a"), &owner()).await.unwrap_err();

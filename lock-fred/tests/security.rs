@@ -214,7 +214,7 @@ async fn no_error_and_no_settings_show_a_password() {
 #[tokio::test]
 async fn no_error_of_a_call_shows_a_password_or_an_owner() {
     let mut server = RedisOptions::new().with_password(SECRET).start();
-    let builder = Backend::builder(server.url()).with_connect_timeout(300 * MS);
+    let builder = patient(Backend::builder(server.url()));
     let backend = builder.connect().await.unwrap();
     let (lock, mine) = (key("k"), owner());
     take(&backend, &lock, &mine).await;

@@ -183,8 +183,8 @@ fn waiters_survive_the_runtime_that_their_subscription_ran_on() {
     let first = runtime();
     let backend = first.block_on(async {
         Backend::builder(server.url())
-            .with_connect_timeout(Duration::from_millis(200))
-            .with_response_timeout(Duration::from_millis(200))
+            .with_connect_timeout(SECOND)
+            .with_response_timeout(SECOND)
             .connect()
             .await
             .unwrap()

@@ -3,14 +3,17 @@
 //! `SET .. IFEQ` takes over and renews, `DELIFEQ` (Valkey from 9.0) or `DELEX .. IFEQ` (Redis from 8.4) gives up. Each of
 //! them is one atomic step. What else an answer tells (who holds the lock, and for how long yet) is asked behind it.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, Shared};
 use lock_core::{
-    AcquireRequest, Attempt, BackendError, BackendErrorKind, Busy, Grant, Holder, Owner, Ownership,
-    RenewRequest,
+    AcquireRequest, Attempt, BackendError, BackendErrorKind, Busy, Grant, Holder, Moment, Owner,
+    Ownership, RenewRequest,
 };
+use tokio::runtime::Handle;
 
 use crate::answer::Reply;
 use crate::backend::milliseconds;
@@ -23,8 +26,8 @@ const LONGEST_OWNER: usize = 161;
 /// The commands that delete an entry of an owner's.
 const DELETES: [&str; 2] = ["DELIFEQ", "DELEX"];
 
-/// How long it may take to find out at the first attempt what waiting takes.
-const LONGEST_TRIAL: Duration = Duration::from_millis(200);
+/// How long an attempt may take to find out what waiting takes.
+const LONGEST_TRIAL: Duration = Duration::from_secs(1);
 
 /// Not known yet which of [`DELETES`] the server has.
 const UNKNOWN: u8 = u8::MAX;
@@ -36,7 +39,19 @@ pub(crate) struct Native {
     delete: AtomicU8,
     /// Whether the server let us run whatever telling and waiting take.
     checked: AtomicBool,
+    /// Whether it lets us wait, as long as that is not known.
+    trial: Mutex<Option<Trial>>,
 }
+
+/// Subscribing in vain, on a task of its own: it may take longer than an attempt can wait for it.
+#[derive(Clone)]
+struct Trial {
+    since: Moment,
+    outcome: Shared<BoxFuture<'static, Tried>>,
+}
+
+/// None if nothing came of it: there is no connection to be had, say.
+type Tried = Option<Result<(), BackendError>>;
 
 /// What telling and waiting take.
 pub(crate) struct Rights<'a> {
@@ -59,6 +74,7 @@ impl Native {
             own,
             delete: AtomicU8::new(UNKNOWN),
             checked: AtomicBool::new(false),
+            trial: Mutex::new(None),
         }
     }
 
@@ -125,17 +141,54 @@ impl Native {
         }
         if rights.waits {
             // An attempt must not wait for another connection for longer than it has time: with the default options, half of
-            // that. The next one tries again.
+            // that. A later one sees what came of it.
+            let trial = self.try_subscribing(rights.channel);
             let patience = ttl.mul_f64(0.1).min(LONGEST_TRIAL);
-            let tried = self.own.target.try_subscribing(rights.channel);
-            match tokio::time::timeout(patience, tried).await {
-                Ok(Ok(())) => {}
-                Ok(Err(failure)) if failure.is_answer() => return Err(refused(failure)),
-                _ => return Ok(()),
+            let left = patience.saturating_sub(trial.since.elapsed());
+            let Ok(tried) = tokio::time::timeout(left, trial.outcome.clone()).await else {
+                return Ok(());
+            };
+            self.trial()
+                .take_if(|known| known.outcome.ptr_eq(&trial.outcome));
+            match tried {
+                Some(Ok(())) => {}
+                Some(Err(error)) => return Err(error),
+                None => return Ok(()),
             }
         }
         self.checked.store(true, Ordering::Relaxed);
         Ok(())
+    }
+
+    fn trial(&self) -> MutexGuard<'_, Option<Trial>> {
+        self.trial.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The trial that is under way or of which nobody knows yet what came of it, or else a new one.
+    fn try_subscribing(&self, channel: &str) -> Trial {
+        let mut trial = self.trial();
+        if let Some(trial) = &*trial {
+            return trial.clone();
+        }
+        let (target, channel) = (Arc::clone(&self.own.target), channel.to_owned());
+        let patience = target
+            .connect_timeout
+            .saturating_add(target.response_timeout);
+        let task = Handle::current().spawn(tokio::time::timeout(patience, async move {
+            match target.try_subscribing(&channel).await {
+                Ok(()) => Some(Ok(())),
+                Err(failure) if failure.is_answer() => {
+                    Some(Err(error::not_answered(failure.about(&[&channel]))))
+                }
+                Err(_) => None,
+            }
+        }));
+        let outcome = async move { task.await.ok()?.ok()? };
+        let started = Trial {
+            since: Moment::now(),
+            outcome: outcome.boxed().shared(),
+        };
+        trial.insert(started).clone()
     }
 
     /// Renewals of keys of one slot.

@@ -156,8 +156,14 @@ fn in_passing(backend: &Backend) -> BackendErrorKind {
 #[tokio::test]
 async fn locks_are_renewed_and_released_while_their_slot_moves() {
     let cluster = RedisCluster::start();
-    let backend = Backend::cluster(cluster.urls()).connect().await.unwrap();
-    let other = Backend::cluster(cluster.urls()).connect().await.unwrap();
+    let backend = patient(Backend::cluster(cluster.urls()))
+        .connect()
+        .await
+        .unwrap();
+    let other = patient(Backend::cluster(cluster.urls()))
+        .connect()
+        .await
+        .unwrap();
     let keys: Vec<_> = (0..20).map(|n| key(&format!("{{moving}}:{n}"))).collect();
     let (mine, theirs) = (owner(), owner());
     let mut last = 0;
@@ -220,7 +226,10 @@ async fn locks_are_renewed_and_released_while_their_slot_moves() {
 #[tokio::test]
 async fn waiters_are_woken_also_after_their_slot_has_moved() {
     let cluster = RedisCluster::start();
-    let backend = Backend::cluster(cluster.urls()).connect().await.unwrap();
+    let backend = patient(Backend::cluster(cluster.urls()))
+        .connect()
+        .await
+        .unwrap();
     let (key, mine) = (key("wait"), owner());
     let wakeups = backend.wakeups().unwrap();
     let mut wakeup = soon("a subscription", wakeups.subscribe(&key, None))

@@ -20,6 +20,7 @@ use lock_core::{
 };
 use lock_redis::RedisBackend;
 use lock_testkit::Gap;
+use lock_testkit::proxy::{Action, Gate, Match, Proxy};
 use lock_testkit::server::{Program, RedisOptions, RedisServer};
 
 const GAPS: &[Gap] = &[
@@ -35,7 +36,7 @@ fn valkey() -> RedisServer {
 }
 
 async fn native(url: &str) -> RedisBackend {
-    RedisBackend::builder(url)
+    patient(RedisBackend::builder(url))
         .with_native_commands()
         .connect()
         .await
@@ -210,7 +211,7 @@ mod on_a_cluster {
         }
 
         async fn client(urls: Vec<String>) -> RedisBackend {
-            let builder = RedisBackend::cluster(urls).with_native_commands();
+            let builder = patient(RedisBackend::cluster(urls)).with_native_commands();
             builder.connect().await.unwrap()
         }
     }
@@ -231,7 +232,7 @@ mod on_a_cluster {
             for node in nodes {
                 node.add_user("locks", "pw", &others);
             }
-            let builder = RedisBackend::cluster(urls()).with_native_commands();
+            let builder = patient(RedisBackend::cluster(urls())).with_native_commands();
             is_missed_at_the_first_use(missing, rights, builder.connect()).await;
             assert!(!exists(CLUSTERS.shared().server_of("lock:k"), "lock:k"));
         }
@@ -240,7 +241,7 @@ mod on_a_cluster {
             node.add_user("locks", "pw", &format!("{rights} {asks}"));
             node.cli(&["ACL", "LOG", "RESET"]);
         }
-        let backend = RedisBackend::cluster(urls()).with_native_commands();
+        let backend = patient(RedisBackend::cluster(urls())).with_native_commands();
         let (backend, mine) = (backend.connect().await.unwrap(), owner());
         let lock = LockKey::with_prefix("lock:", "k").unwrap();
         let wakeups = backend.wakeups().unwrap();
@@ -263,7 +264,7 @@ mod on_a_cluster {
         }
         let options = RedisOptions::new().with_program(Program::Valkey);
         let cluster = RedisCluster::with(&options, 3, 0);
-        let builder = RedisBackend::cluster(cluster.urls()).with_native_commands();
+        let builder = patient(RedisBackend::cluster(cluster.urls())).with_native_commands();
         let backend = builder.connect().await.unwrap();
         let keys: Vec<_> = (0..20).map(|n| key(&format!("{{m}}:{n}"))).collect();
         let (mine, theirs) = (owner(), owner());
@@ -315,7 +316,7 @@ mod on_a_cluster {
             return;
         }
         let cluster = start();
-        let builder = RedisBackend::cluster(cluster.urls()).with_native_commands();
+        let builder = patient(RedisBackend::cluster(cluster.urls())).with_native_commands();
         let backend = builder.connect().await.unwrap();
         let (key, mine) = (key("k"), owner());
         taken(&backend, &key, &mine).await;
@@ -342,7 +343,7 @@ mod on_a_cluster {
         }
         let options = RedisOptions::new().with_program(Program::Valkey);
         let cluster = RedisCluster::with(&options, 3, 0);
-        let builder = RedisBackend::cluster(cluster.urls()).with_native_commands();
+        let builder = patient(RedisBackend::cluster(cluster.urls())).with_native_commands();
         let locks = Locks::new(builder.connect().await.unwrap());
         let mut guards = Vec::new();
         for n in 0..6 {
@@ -473,6 +474,42 @@ async fn a_missing_permission_is_named_at_the_first_use() {
     );
     soon("a wake-up", wakeup.notified()).await;
     assert_eq!(all_refusals(&server), Vec::<String>::new());
+}
+
+/// What takes long to find out keeps nobody waiting, and is told to whoever comes then.
+#[tokio::test]
+async fn a_missing_permission_is_named_later_where_the_first_use_could_not_wait_for_it() {
+    if !Program::Valkey.is_here() {
+        return;
+    }
+    let server = valkey();
+    let others = LEAST_RIGHTS_WITHOUT_SCRIPTS.replace(" +subscribe", "");
+    server.add_user("locks", "pw", &others);
+    let (proxy, gate) = (Proxy::start(server.port()).await, Gate::new());
+    let asked = proxy
+        .on(Match::command(["SUBSCRIBE"]))
+        .action(Action::hold_request(&gate));
+    let url = proxy.url().replace("redis://", "redis://locks:pw@");
+    let backend = patient(RedisBackend::builder(url))
+        .with_response_timeout(20 * SECOND)
+        .with_native_commands();
+    let backend = backend.connect().await.unwrap();
+    for n in 0..20 {
+        let lock = LockKey::with_prefix("lock:", n.to_string()).unwrap();
+        taken(&backend, &lock, &owner()).await;
+    }
+    assert_eq!(asked.count(), 1);
+    gate.open();
+    let lock = LockKey::with_prefix("lock:", "k").unwrap();
+    let mut told = None;
+    eventually("it is named", async || {
+        told = attempt(&backend, &lock, &owner()).await.err();
+        told.is_some()
+    })
+    .await;
+    let error = told.unwrap();
+    assert_eq!(error.kind(), BackendErrorKind::Permanent, "{error}");
+    assert!(error.to_string().contains("subscribe"), "{error}");
 }
 
 #[tokio::test]

@@ -26,7 +26,7 @@ fn start() -> RedisReplicas {
 
 fn builder(url: &str, least: u16) -> RedisBackendBuilder {
     // On a loaded machine an answer takes its time: replicas have three seconds (a tenth of the ttl), and we more.
-    let builder = Backend::builder(url).with_response_timeout(20 * SECOND);
+    let builder = patient(Backend::builder(url)).with_response_timeout(20 * SECOND);
     builder.with_replicas(least)
 }
 

@@ -57,7 +57,12 @@ async fn locks_on_a_connection_made_elsewhere_are_held_waited_for_and_released()
 async fn a_hundred_who_poll_over_one_connection_do_not_hold_up_its_releases() {
     let server = RedisServer::start();
     let client = Client::open(server.url()).unwrap();
-    let one = Backend::from_connection(client.get_multiplexed_async_connection().await.unwrap());
+    // The client's own are for machines that are not loaded.
+    let patient = AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(PATIENCE))
+        .set_response_timeout(Some(PATIENCE));
+    let connecting = client.get_multiplexed_async_connection_with_config(&patient);
+    let one = Backend::from_connection(connecting.await.unwrap());
     let lock = Locks::new(one).lock("k").with_ttl(LASTING);
     let guard = lock.acquire().await.unwrap();
     let mut waiters = JoinSet::new();

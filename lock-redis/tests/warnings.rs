@@ -75,7 +75,7 @@ async fn a_server_that_does_not_answer_this_does_not_keep_anybody_from_connectin
         .on(Match::command(["EVALSHA"]))
         .action(Action::hold_request(&gate));
     let listening = set_default(tracing_subscriber::fmt().finish());
-    let builder = Backend::builder(proxy.url()).with_connect_timeout(500 * MS);
+    let builder = Backend::builder(proxy.url()).with_connect_timeout(3 * SECOND);
     soon("a connection", builder.connect()).await.unwrap();
     drop(listening);
     assert_eq!(asked.count(), 1);

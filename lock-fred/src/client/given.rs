@@ -26,7 +26,7 @@ use crate::error::{self, Cause, Failure};
 const UNANSWERED: u32 = 2;
 
 /// How long a client may then take to answer something else.
-const PATIENCE: Duration = Duration::from_millis(100);
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Clients, which take turns.
 #[derive(Clone)]

@@ -8,7 +8,7 @@ use lock_fred::fred::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use lock_fred::fred::rustls::{ClientConfig, RootCertStore};
 
 /// What is tested.
-pub use lock_fred::FredBackend as Backend;
+pub use lock_fred::{FredBackend as Backend, FredBackendBuilder as BackendBuilder};
 
 /// Commands that the client sends with each connection, and does without if they are refused.
 pub const ASKED_WHEN_CONNECTING: [&str; 2] = ["client|id", "info"];

@@ -1,7 +1,7 @@
 //! What the tests need to know of the client.
 
 /// What is tested.
-pub use lock_redis::RedisBackend as Backend;
+pub use lock_redis::{RedisBackend as Backend, RedisBackendBuilder as BackendBuilder};
 
 /// Commands that the client sends with each connection, and does without if they are refused.
 pub const ASKED_WHEN_CONNECTING: [&str; 0] = [];

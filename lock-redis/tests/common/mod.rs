@@ -108,6 +108,11 @@ pub async fn locks(server: &RedisServer) -> Locks {
     Locks::new(Backend::connect(server.url()).await.unwrap())
 }
 
+/// For a test that only wants to be connected: on a loaded machine that takes its time.
+pub fn patient(builder: BackendBuilder) -> BackendBuilder {
+    builder.with_connect_timeout(10 * SECOND)
+}
+
 /// The number of the guard's fencing token.
 pub fn token(guard: &LockGuard) -> u64 {
     guard.fencing_token().unwrap().get()
