@@ -173,6 +173,8 @@ impl RedisBackendBuilder {
     ///
     /// There are no fencing tokens then, a lock is renewed with its one ttl only (`extend` and `renew_for` are
     /// [`Unsupported`](lock_core::BackendErrorKind::Unsupported)), and a renewal is refused by a server that is out of memory.
+    /// Nor is there a [`force_release`](lock_core::ForceRelease::force_release), which is unsupported too, and
+    /// `may_evict` does not know.
     /// **Do not use it on a key together with holders that have fencing tokens**: it gives none, so a resource that checks
     /// them cannot tell its holders from stale ones.
     pub const fn with_native_commands(mut self) -> Self {
