@@ -10,7 +10,7 @@
 mod common;
 
 use common::alone::{Alone, Kind};
-use common::{Backend, LEAST_RIGHTS};
+use common::{Backend, LEAST_RIGHTS, RIGHTS_TO_ASK};
 use lock_core::PassingOn;
 use lock_testkit::Gap;
 use lock_testkit::server::RedisOptions;
@@ -35,7 +35,8 @@ impl Kind for LeastRights {
     fn options() -> RedisOptions {
         // In its configuration, so that the user is there from the first connection on, also after a restart.
         let options = RedisOptions::new().with_args(["--user", "locks", "on", ">pw"]);
-        options.with_args(LEAST_RIGHTS.split_whitespace())
+        let rights = [LEAST_RIGHTS, RIGHTS_TO_ASK];
+        options.with_args(rights.into_iter().flat_map(str::split_whitespace))
     }
 
     async fn client(url: &str) -> Backend {

@@ -8,7 +8,7 @@ use lock_core::{ForceRelease, LockKey, PassingOn};
 use lock_testkit::server::{RedisOptions, RedisServer, Reply};
 use lock_testkit::{Fixture, Gap};
 
-use super::{Backend, refusals};
+use super::{Backend, all_refusals};
 
 /// A kind of server, and how its clients connect to it.
 pub trait Kind: Send + Sync + 'static {
@@ -47,6 +47,13 @@ impl<K: Kind> Alone<K> {
 
     fn with<T>(&self, f: impl FnOnce(&mut RedisServer) -> T) -> T {
         f(self.server().as_mut().unwrap())
+    }
+
+    /// Nothing was refused for want of a right. A server that ends forgets that.
+    fn check_rights(&self) {
+        if let Some(server) = &*self.server() {
+            assert_eq!(all_refusals(server), Vec::<String>::new());
+        }
     }
 }
 
@@ -95,6 +102,7 @@ impl<K: Kind> Fixture for Alone<K> {
         if K::GAPS.contains(&Gap::Restart) {
             return false;
         }
+        self.check_rights();
         self.with(if K::GAPS.contains(&Gap::SurvivesRestart) {
             RedisServer::restart_empty
         } else {
@@ -104,6 +112,7 @@ impl<K: Kind> Fixture for Alone<K> {
     }
 
     async fn stop(&self) -> bool {
+        self.check_rights();
         *self.server() = None;
         true
     }
@@ -152,12 +161,13 @@ impl<K: Kind> Fixture for Alone<K> {
 /// After each case: whatever the backend wrote has an end, and nothing was refused for want of a right.
 impl<K: Kind> Drop for Alone<K> {
     fn drop(&mut self) {
-        let server = self.server();
-        let Some(server) = server.as_ref().filter(|_| !thread::panicking()) else {
+        if thread::panicking() {
             return;
-        };
-        assert_all_end(server);
-        assert_eq!(refusals(server), Vec::<String>::new());
+        }
+        if let Some(server) = &*self.server() {
+            assert_all_end(server);
+        }
+        self.check_rights();
     }
 }
 
