@@ -183,6 +183,7 @@ macro_rules! for_each_case {
                 a_guard_is_released_wherever_it_is_dropped
                 a_forgotten_guard_ends_with_the_longest_hold
                 a_guard_outlives_the_locks_it_came_from
+                what_is_left_of_a_guard_is_known_without_the_store
                 two_hundred_locks_of_one_client_are_all_kept
                 with_lets_go_however_its_body_ends
                 with_says_that_the_lock_was_lost [Evict]
@@ -246,6 +247,7 @@ macro_rules! for_each_case {
                 a_status_tells_who_holds_the_lock
                 a_shutdown_releases_what_is_held_and_refuses_what_is_new
                 a_hundred_holds_leave_no_task_behind
+                losses_leave_no_task_behind [Evict]
                 a_runtime_that_is_shut_down_leaves_no_lock_behind
                 one_thread_is_enough
             }
@@ -328,7 +330,7 @@ mod tests {
     /// The rows of the catalogue that are for any backend.
     const SCENARIOS: &str = "\
         C01 C02 C03 C04 C05 C06 C07 C08 C09 C10 C11 C12 C13 C14 C15 C17 C18 C20 C21 C22 C24 C25 \
-        T01 T02 T03 T04 T11 \
+        T01 T02 T03 T04 T11 T14 \
         R01 R02 R03 R06 R09 R10 R14 R17 R18 \
         X04 X05 X07 X09 X10 X11 X12 X13 X14 \
         W01 W02 W05 W08 W09 W10 W12 W13 \

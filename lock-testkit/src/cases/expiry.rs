@@ -12,9 +12,9 @@ use tokio::sync::oneshot;
 use tokio::time::sleep;
 
 use super::{
-    BOUND, BRIEF, HOLD, MILLISECOND, SHORT, assert_lasts, assert_outlives, attempt, brief,
-    eventually, hold, is_free, key, locks, loss, owner, release, renew, scaled, take, unrenewed,
-    watched_locks,
+    BOUND, BRIEF, HOLD, MILLISECOND, RESOLUTION, SHORT, assert_lasts, assert_outlives, attempt,
+    brief, eventually, hold, is_free, key, locks, loss, owner, release, renew, scaled, take,
+    unrenewed, watched_locks,
 };
 use crate::faulty::{Effect, Op};
 use crate::fixture::Fixture;
@@ -230,6 +230,15 @@ pub async fn the_shortest_ttls_end_and_leave_nothing<F: Fixture>(fixture: F) {
             for _ in 0..scaled(5, 170) {
                 match lock.try_acquire().await {
                     Ok(guard) if renewal == RenewalPolicy::never() => {
+                        let found = oracle.inspect(&key).await;
+                        let found = found.expect("an inspection is answered");
+                        // On a loaded machine it may have ended by now.
+                        let left = found.and_then(|holder| holder.remaining);
+                        let left = left.unwrap_or_default();
+                        assert!(
+                            left <= ttl + RESOLUTION,
+                            "an entry for {ttl:?} lasts {left:?}"
+                        );
                         eventually("the guard ends", async || !guard.is_held()).await;
                         assert_eq!(loss(&guard).await, LossReason::Unconfirmed);
                         guard.leave_to_expire();

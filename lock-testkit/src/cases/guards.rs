@@ -3,6 +3,7 @@
 
 use std::error::Error;
 use std::thread;
+use std::time::Duration;
 
 use lock_core::{
     BackendError, LockBackend, LockError, LockGuard, LockKey, LossReason, Moment, Ownership,
@@ -13,8 +14,8 @@ use tokio::task::{LocalSet, spawn_blocking, spawn_local};
 use tokio::time::{sleep, timeout};
 
 use super::{
-    BOUND, HOLD, MILLISECOND, OP, assert_outlives, comes_free, distant_locks, evict, hold, is_free,
-    key, locks, owner, refused, release, take,
+    BOUND, BRIEF, HOLD, MILLISECOND, OP, assert_outlives, brief, comes_free, distant_locks, evict,
+    hold, is_free, key, locks, loss, owner, refused, release, take, watched_locks,
 };
 use crate::faulty::{Effect, Op};
 use crate::fixture::Fixture;
@@ -103,6 +104,37 @@ pub async fn a_guard_outlives_the_locks_it_came_from<F: Fixture>(fixture: F) {
     if F::PAUSED {
         assert!(guard.is_held(), "nothing kept it from being renewed");
     }
+    drop(guard);
+    comes_free(&oracle, &key).await;
+}
+
+/// How long a guard is held yet is known without the store: while nothing is answered, it falls to nothing, in time before the entry
+/// ends, and nobody is asked.
+pub async fn what_is_left_of_a_guard_is_known_without_the_store<F: Fixture>(fixture: F) {
+    let ((client, locks), oracle) = (watched_locks(&fixture).await, fixture.client().await);
+    let key = key(&fixture, "k");
+    let guard = hold(&brief(&locks, &key)).await;
+    let granted = Moment::now();
+    let questions = || {
+        let ops = [Op::Acquire, Op::Renew, Op::Inspect];
+        ops.map(|op| client.calls_of(op).len())
+    };
+    let asked = questions();
+    for op in [Op::Acquire, Op::Renew, Op::Release, Op::Inspect] {
+        client.on(op).always(Effect::HangBefore);
+    }
+    let mut before = BRIEF;
+    while guard.is_held() {
+        assert_outlives(&oracle, &guard).await;
+        let (since, left) = (granted.elapsed(), guard.remaining());
+        assert!(left <= before, "{before:?} became {left:?}");
+        assert!(left + since <= BRIEF, "{left:?} after {since:?}");
+        before = left;
+        assert_eq!(questions(), asked, "the store was asked");
+        sleep(20 * MILLISECOND).await;
+    }
+    assert_eq!(loss(&guard).await, LossReason::Unconfirmed);
+    assert_eq!(guard.remaining(), Duration::ZERO);
     drop(guard);
     comes_free(&oracle, &key).await;
 }

@@ -4,15 +4,16 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::BufReader;
 use std::path::Path;
+use std::time::Duration;
 
-use lock_core::{Attempt, LockKey, Moment, Ownership, Released};
+use lock_core::{Attempt, LockGuard, LockKey, Locks, Moment, Ownership, Released, RenewalPolicy};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use super::expiry::wake_up;
 use super::{
-    BOUND, HOLD, MILLISECOND, RESOLUTION, SECOND, assert_lasts, attempt, eager, eventually, hold,
-    locks, loss, owner, refused, release, remaining, scaled, unrenewed,
+    BOUND, HOLD, MILLISECOND, OP, RESOLUTION, SECOND, assert_lasts, attempt, eager, eventually,
+    hold, locks, loss, owner, refused, release, remaining, scaled, unrenewed,
 };
 use crate::fixture::Fixture;
 use crate::history::History;
@@ -78,11 +79,10 @@ pub async fn holds_of_several_processes_do_not_overlap<F: Fixture>(fixture: F) {
 pub async fn the_lock_of_a_process_that_was_killed_comes_free_after_its_ttl<F: Fixture>(
     fixture: F,
 ) {
-    let ttl = 2 * SECOND;
+    let ttl = 6 * SECOND;
     if let Some(told) = Told::here() {
         let (here, locks) = (&*told.directory, locks(&fixture).await);
-        let lock = locks.lock(key_in(&fixture, here).name()).with_ttl(ttl);
-        let _guard = hold(&lock).await;
+        let _guard = hold_until_renewed(&locks, &key_in(&fixture, here), ttl).await;
         fs::write(here.join("held"), "").expect("a file can be written");
         return std::future::pending().await;
     }
@@ -91,8 +91,6 @@ pub async fn the_lock_of_a_process_that_was_killed_comes_free_after_its_ttl<F: F
     eventually("it is held", async || held.exists()).await;
     let (oracle, key) = (fixture.client().await, key_in(&fixture, others.directory()));
     let locks = locks(&fixture).await;
-    // It is renewed meanwhile.
-    sleep(ttl).await;
     refused(&oracle, &key, &owner()).await;
     others.kill();
     let (killed, left) = (Moment::now(), remaining(&oracle, &key).await);
@@ -108,11 +106,10 @@ pub async fn the_lock_of_a_process_that_was_killed_comes_free_after_its_ttl<F: F
 /// A process that was stopped for longer than its ttl, wherever it was, sees that it lost its lock before it does anything else,
 /// and what it does late leaves who has it by then alone. (On Unix: elsewhere nobody can stop a process.)
 pub async fn a_process_that_was_stopped_leaves_the_next_holder_alone<F: Fixture>(fixture: F) {
-    let ttl = 2 * SECOND;
+    let ttl = 6 * SECOND;
     if let Some(told) = Told::here() {
         let (here, locks) = (&*told.directory, locks(&fixture).await);
-        let lock = locks.lock(key_in(&fixture, here).name()).with_ttl(ttl);
-        let guard = hold(&lock).await;
+        let guard = hold_until_renewed(&locks, &key_in(&fixture, here), ttl).await;
         fs::write(here.join("held"), "").expect("a file can be written");
         // This thread, which renews nothing, waits for nothing in between.
         while !here.join("taken").exists() {
@@ -131,8 +128,6 @@ pub async fn a_process_that_was_stopped_leaves_the_next_holder_alone<F: Fixture>
     eventually("it is held", async || held.exists()).await;
     let (oracle, next) = (fixture.client().await, owner());
     let key = key_in(&fixture, others.directory());
-    // It is renewed meanwhile.
-    sleep(ttl).await;
     refused(&oracle, &key, &owner()).await;
     if !others.stop() {
         return;
@@ -149,6 +144,20 @@ pub async fn a_process_that_was_stopped_leaves_the_next_holder_alone<F: Fixture>
     others.end().await;
     assert_lasts(&oracle, &key, HOLD, asked).await;
     assert_eq!(release(&oracle, &key, &next).await, Ownership::Held);
+}
+
+/// The lock of `key`, taken and renewed once already, and again and again: a loaded machine may miss several renewals.
+async fn hold_until_renewed(locks: &Locks, key: &LockKey, ttl: Duration) -> LockGuard {
+    let renewal = RenewalPolicy::per_ttl(12);
+    let guard = hold(&locks.lock(key.name()).with_ttl(ttl).with_renewal(renewal)).await;
+    let mut least = ttl;
+    eventually("it is renewed", async || {
+        let left = guard.remaining();
+        least = left.min(least);
+        left > least + OP / 5
+    })
+    .await;
+    guard
 }
 
 /// The key of a case, which all its processes know.

@@ -128,6 +128,7 @@ impl Broken {
             Flaw::NeverEnds | Flaw::SetsThenExpires => ttl * 1000,
             Flaw::RoundsTheTtlDown => Duration::from_millis(ttl.as_millis().try_into().unwrap()),
             Flaw::EndsEarly => ttl * 4 / 5,
+            Flaw::CountsWholeSeconds => Duration::from_secs(ttl.as_secs() + 1),
             Flaw::CapsTheTtlAtAnHour => ttl.min(Duration::from_secs(3600)),
             Flaw::CountsFromTheFirstAttempt => {
                 let refused = self.store.refused.lock().unwrap();

@@ -173,6 +173,18 @@ impl Broken {
             .is_some_and(|entry| entry.owner == *renewal.owner);
         match (self.flaw, &entry) {
             (Flaw::RenewsNothing, _) if is_mine => return Ok(Ownership::Held),
+            (Flaw::RenewsOnce, _) if is_mine => {
+                let owner = renewal.owner.expose().to_owned();
+                if !self.store.renewed.lock().unwrap().insert(owner) {
+                    return Ok(Ownership::Held);
+                }
+            }
+            (Flaw::RenewsInTwoSteps, _) if is_mine => {
+                let (first, how) = (Duration::from_secs(1), Renew::Exactly);
+                let first = RenewRequest::new(&key, renewal.owner, first, how);
+                self.honest.renew(&[first]).await;
+                sleep(Duration::from_millis(50)).await;
+            }
             (Flaw::RenewsWhatIsGone, None) => return Ok(Ownership::Held),
             (Flaw::RenewsForStrangers, Some(entry)) => renewal.owner = &entry.owner,
             (Flaw::RenewalsAddUp, Some(entry)) => renewal.ttl += entry.remaining,

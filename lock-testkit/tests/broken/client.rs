@@ -54,6 +54,8 @@ pub(super) struct Store {
     pub(super) refused: Mutex<HashMap<String, Moment>>,
     /// The owners whose releases were sent.
     pub(super) released: Mutex<HashSet<String>>,
+    /// The owners whose entries were renewed.
+    pub(super) renewed: Mutex<HashSet<String>>,
     /// Who held each key before the last step.
     pub(super) replica: Mutex<HashMap<String, Option<Holder>>>,
     /// Keys that somebody has subscribed to before.

@@ -19,6 +19,7 @@ pub(crate) enum Flaw {
     CountsFromTheFirstAttempt,
     CountsFromItsLastAnswer,
     CapsTheTtlAtAnHour,
+    CountsWholeSeconds,
     SetsThenExpires,
     // ownership
     KeepsTheEntryOnRelease,
@@ -30,6 +31,8 @@ pub(crate) enum Flaw {
     ReleasesOnlyOnce,
     // renewal
     RenewsNothing,
+    RenewsOnce,
+    RenewsInTwoSteps,
     RenewsForStrangers,
     Resurrects,
     AtLeastShortens,

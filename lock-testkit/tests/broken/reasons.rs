@@ -37,11 +37,11 @@ impl Reason {
 
 /// One a line: the case, the flaw, and what the case says of it, in parts between which an `&` stands.
 const VERDICTS: &str = r#"
-cancellation::a_cancelled_acquire_of_a_free_lock_leaves_nothing_behind | KeepsTheEntryOnRelease | is free again
+cancellation::a_cancelled_acquire_of_a_free_lock_leaves_nothing_behind | OwnedByTheTask | is free again
 cancellation::a_cancelled_body_lets_go | OwnedByTheTask | is free again
-cancellation::a_cancelled_extension_leaves_a_deadline_that_is_safe | RenewsNothing | and its guard believes in
+cancellation::a_cancelled_extension_leaves_a_deadline_that_is_safe | RenewsInTwoSteps | and its guard believes in
 cancellation::a_cancelled_hand_over_loses_nothing | OwnedByTheTask | is free again
-cancellation::a_cancelled_release_is_finished | KeepsTheEntryOnRelease | is free again
+cancellation::a_cancelled_release_is_finished | OwnedByTheTask | is free again
 cancellation::a_cancelled_wait_for_a_lock_that_comes_free_leaves_nothing_behind | OwnedByTheTask | is free again
 cancellation::a_cancelled_wait_leaves_the_holder_alone | LeavingTakesTheLockAlong | it is held: LockGuard
 cancellation::a_storm_of_timeouts_leaves_nothing_behind | LeavesATask | tasks alive
@@ -68,7 +68,7 @@ expiry::an_entry_lasts_at_least_its_ttl | RoundsTheTtlDown | an entry for 10.5ms
 expiry::an_entry_outlives_its_guard | CountsFromItsLastAnswer | and its guard believes in
 expiry::every_entry_has_an_end | HasNoEnd | has no end
 expiry::the_longest_ttl_is_kept_and_no_other_ttl_is_sent | CapsTheTtlAtAnHour | and should last 86
-expiry::the_shortest_ttls_end_and_leave_nothing | NeverEnds | not within 10s: the entry ends
+expiry::the_shortest_ttls_end_and_leave_nothing | CountsWholeSeconds | an entry for 10ms lasts
 expiry::what_is_left_to_expire_ends_with_its_ttl | EndsEarly | it ended before its ttl was over
 faults::a_grant_that_nobody_heard_of_is_given_back | OwnedByTheTask | is free again
 faults::a_hand_over_is_done_once_and_given_back_if_nobody_heard_of_it | RefusesARepeatedHandOver | Resend came to Err(Lost
@@ -76,8 +76,8 @@ faults::a_late_copy_leaves_the_next_holder_alone | DeletesWithoutComparing | sho
 faults::a_late_copy_shortens_nothing | AtLeastShortens | and should last
 faults::a_late_copy_that_takes_the_lock_ends_with_its_ttl | NeverEnds | is free again
 faults::a_lock_that_cannot_be_renewed_is_lost_before_its_entry_ends | EndsEarly | and its guard believes in
-faults::a_release_that_failed_is_done_later | KeepsTheEntryOnRelease | is free again
-faults::a_renewal_that_fails_once_is_made_up_for | RenewsNothing | and its guard believes in
+faults::a_release_that_failed_is_done_later | OwnedByTheTask | is free again
+faults::a_renewal_that_fails_once_is_made_up_for | RenewsOnce | and its guard believes in
 faults::a_wait_ends_in_time_at_a_store_that_does_not_answer | BlocksTheThread | a wait of 500ms took
 faults::an_attempt_that_arrives_after_it_was_given_up_does_not_stay | ReleasesOnlyOnce | is free again
 faults::an_attempt_that_failed_is_neither_busy_nor_granted | CallsACutBusy | nobody has it, and it is busy
@@ -98,6 +98,7 @@ force::what_is_no_lock_is_not_taken_by_force | ForceTakesWhatIsNoLock | somethin
 guards::a_forgotten_guard_ends_with_the_longest_hold | NeverEnds | is free again
 guards::a_guard_is_released_wherever_it_is_dropped | OwnedByTheTask | is free again
 guards::a_guard_outlives_the_locks_it_came_from | RenewsNothing | and its guard believes in
+guards::what_is_left_of_a_guard_is_known_without_the_store | EndsEarly | and its guard believes in
 guards::two_hundred_locks_of_one_client_are_all_kept | RenewsTheFirstOfABatch | and its guard believes in
 guards::with_lets_go_however_its_body_ends | OwnedByTheTask | is free again
 guards::with_says_that_the_lock_was_lost | DeletesWithoutComparing | the lock was lost, and `with` returned Ok(())
@@ -110,6 +111,7 @@ lifecycle::a_busy_answer_names_the_holder | HidesTheLabel | left: None & right: 
 lifecycle::a_declared_gap_is_one | HidesFencing | no fencing tokens here
 lifecycle::a_dropped_call_leaves_the_store_usable | StaysLockedWhenDropped | an attempt is answered: BackendError
 lifecycle::a_hundred_holds_leave_no_task_behind | LeavesATask | tasks alive
+lifecycle::losses_leave_no_task_behind | LeavesATask | tasks alive
 lifecycle::a_repeated_attempt_answers_the_same_grant_and_touches_nothing | RepeatsShorten | and should last
 lifecycle::a_runtime_that_is_shut_down_leaves_no_lock_behind | NeverEnds | is free again
 lifecycle::a_shutdown_releases_what_is_held_and_refuses_what_is_new | KeepsTheEntryOnRelease | is still held
@@ -147,7 +149,7 @@ ownership::a_release_frees_the_key | KeepsTheEntryOnRelease | assertion failed: 
 ownership::a_stranger_cannot_release | DeletesWithoutComparing | left: Held & right: Taken
 ownership::releasing_twice_is_harmless | DeletesWithoutComparing | left: Held & right: Taken
 ownership::the_whole_owner_is_compared | ComparesTheTokenOnly | left: Held & right: Taken
-release::a_grant_that_comes_too_late_is_given_back | KeepsTheEntryOnRelease | it is given back
+release::a_grant_that_comes_too_late_is_given_back | OwnedByTheTask | it is given back
 release::a_guard_that_lost_its_entry_says_so | DeletesWithoutComparing | left: Some(Released) & right: Some(TakenOver)
 release::a_release_frees_the_lock_and_says_so | KeepsTheEntryOnRelease | a lock that was released is free: Busy
 release::a_release_that_is_sent_again_leaves_the_next_holder_alone | DeletesWithoutComparing | should be held and is free
@@ -161,7 +163,7 @@ renewal::a_stranger_cannot_renew | RenewsForStrangers | left: Held & right: Take
 renewal::a_thousand_renewals_are_answered_in_order | AnswersInAnyOrder | left: Absent & right: Held
 renewal::at_least_never_shortens | AtLeastShortens | and should last
 renewal::exactly_shortens | ExactlyIsAtLeast | asked was
-renewal::extending_beside_renewals_keeps_the_longer_time | RenewsNothing | and its guard believes in
+renewal::extending_beside_renewals_keeps_the_longer_time | RenewsForNoMoreThanThirtySeconds | and its guard believes in
 renewal::extending_what_was_lost_says_so | RenewsForStrangers | what was lost was prolonged: ()
 renewal::one_key_that_fails_does_not_keep_the_others_from_being_renewed | OneErrorFailsAll | [Err(BackendError { kind: Conflict
 renewal::renewing_after_a_release_does_not_resurrect | Resurrects | left: Held & right: Absent
@@ -181,7 +183,7 @@ waiting::a_waiter_is_served_when_the_holder_has_died | EndsEarly | granted after
 waiting::a_waiter_that_nobody_wakes_is_served | AnswersFromACache | the waiter is served
 waiting::an_unfinished_wait_can_be_dropped | LosesTheWakeUpOfADroppedWait | not woken within
 waiting::dropping_one_subscription_leaves_the_others | UnsubscribesAll | not woken within
-waiting::retries_are_made_as_often_as_was_asked | WakesForNoReason | it is held
+waiting::retries_are_made_as_often_as_was_asked | WakesForNoReason |  attempts
 waiting::waiters_that_go_do_not_keep_the_others_waiting | WakesTheFirstOfAllOnly | who stays is served
 waiting::waiters_are_served_in_the_order_they_came | ServesWhoComesFirst | who came last is served first
 "#;

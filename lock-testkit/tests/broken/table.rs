@@ -100,6 +100,14 @@ pub(crate) const TABLE: &[(Flaw, &[&str])] = &[
         ],
     ),
     (
+        RenewsOnce,
+        &["faults::a_renewal_that_fails_once_is_made_up_for"],
+    ),
+    (
+        RenewsInTwoSteps,
+        &["cancellation::a_cancelled_extension_leaves_a_deadline_that_is_safe"],
+    ),
+    (
         RenewsForStrangers,
         &[
             "renewal::extending_what_was_lost_says_so",
@@ -416,6 +424,7 @@ pub(crate) const TABLE: &[(Flaw, &[&str])] = &[
             "faults::a_lock_that_cannot_be_renewed_is_lost_before_its_entry_ends",
             "waiting::a_waiter_is_served_when_the_holder_has_died",
             "guards::a_guard_outlives_the_locks_it_came_from",
+            "guards::what_is_left_of_a_guard_is_known_without_the_store",
         ],
     ),
     (
@@ -433,8 +442,14 @@ pub(crate) const TABLE: &[(Flaw, &[&str])] = &[
         &["expiry::the_longest_ttl_is_kept_and_no_other_ttl_is_sent"],
     ),
     (
+        CountsWholeSeconds,
+        &["expiry::the_shortest_ttls_end_and_leave_nothing"],
+    ),
+    (
         OwnedByTheTask,
         &[
+            "faults::a_release_that_failed_is_done_later",
+            "release::a_grant_that_comes_too_late_is_given_back",
             "ownership::a_guard_may_go_to_other_tasks_and_threads",
             "cancellation::a_cancelled_acquire_of_a_free_lock_leaves_nothing_behind",
             "cancellation::a_cancelled_wait_for_a_lock_that_comes_free_leaves_nothing_behind",
@@ -478,6 +493,7 @@ pub(crate) const TABLE: &[(Flaw, &[&str])] = &[
         LeavesATask,
         &[
             "lifecycle::a_hundred_holds_leave_no_task_behind",
+            "lifecycle::losses_leave_no_task_behind",
             "cancellation::a_storm_of_timeouts_leaves_nothing_behind",
         ],
     ),
