@@ -30,6 +30,7 @@ impl<const PAUSED: bool, const TIMES: u16> Fixture for Memory<PAUSED, TIMES> {
         ENDLESS => PassingOn::at_most(ENDLESS).within(Duration::from_secs(3600)),
         times => PassingOn::at_most(times),
     };
+    // It keeps no line, and nothing but locks, in the memory of one process, which it ends with: no connection leads there.
     const GAPS: &[Gap] = &[
         Gap::Order,
         Gap::SurvivesRestart,
