@@ -169,7 +169,8 @@ impl FredBackendBuilder {
     /// 8.4): which of these, the server is asked at the first attempt, which is a permanent error if it has neither. Tested
     /// on Valkey; `DELEX` through a proxy that gives a Valkey server that command in place of its own.
     ///
-    /// The first attempt also subscribes once, over another connection, so that a right that waiters lack is named then.
+    /// The first attempt also subscribes once, over another connection, so that a right that waiters lack is named then; where that
+    /// takes longer than a tenth of the ttl or a second, by a later one.
     ///
     /// There are no fencing tokens then, a lock is renewed with its one ttl only (`extend` and `renew_for` are
     /// [`Unsupported`](lock_core::BackendErrorKind::Unsupported)), and a renewal is refused by a server that is out of memory.

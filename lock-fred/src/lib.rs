@@ -116,7 +116,7 @@
 //! a resource that checks tokens accepts no late write.
 //!
 //! Measured with 200 locks of a ttl of 30 s, all held, renewed every 3.3 s and waited for, half of which had not reached the
-//! replica when the primary was killed (`cargo test -p lock-fred --all-features --test deploy_failover -- --nocapture` prints it; three
+//! replica when the primary was killed (`cargo test -p lock-fred --all-features --test deploy_failover` prints it; three
 //! runs on a heavily loaded machine of two cores; in CI it is asserted that of the first half none is lost):
 //!
 //! | | Sentinel (down after 1.5 s) | Cluster (node timeout 2 s) |
