@@ -22,6 +22,9 @@ use tokio::time::sleep;
 const MS: Duration = Duration::from_millis(1);
 const TTL: Duration = Duration::from_secs(30);
 
+/// Whether an event is wanted at all, `tracing` keeps for the whole process, and asks whichever thread comes first.
+static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
 /// A writer that keeps what is logged.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
@@ -107,6 +110,7 @@ async fn life(backend: &Scripted) {
 
 #[tokio::test(start_paused = true)]
 async fn every_step_of_a_lock_is_traced_and_no_owner_is() {
+    let _alone = ONE_AT_A_TIME.lock().await;
     let (log, backend) = (Log::default(), Scripted::honest());
     let tracing = tracing::subscriber::set_default(log.subscriber(tracing::Level::TRACE));
     life(&backend).await;
@@ -143,6 +147,7 @@ async fn every_step_of_a_lock_is_traced_and_no_owner_is() {
 
 #[tokio::test(start_paused = true)]
 async fn keys_are_named_at_level_debug_only() {
+    let _alone = ONE_AT_A_TIME.lock().await;
     let log = Log::default();
     let tracing = tracing::subscriber::set_default(log.subscriber(tracing::Level::INFO));
     life(&Scripted::honest()).await;
@@ -154,6 +159,7 @@ async fn keys_are_named_at_level_debug_only() {
 
 #[test]
 fn metrics_count_outcomes_without_keys() {
+    let _alone = ONE_AT_A_TIME.blocking_lock();
     let recorder = DebuggingRecorder::new();
     let snapshotter = recorder.snapshotter();
     metrics::with_local_recorder(&recorder, || {
@@ -198,6 +204,7 @@ fn metrics_count_outcomes_without_keys() {
 
 #[test]
 fn a_subscriber_that_panics_or_asks_the_guard_reaches_no_drop() {
+    let _alone = ONE_AT_A_TIME.blocking_lock();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
@@ -220,6 +227,7 @@ fn a_subscriber_that_panics_or_asks_the_guard_reaches_no_drop() {
 
 #[test]
 fn a_subscriber_that_panics_costs_no_lock() {
+    let _alone = ONE_AT_A_TIME.blocking_lock();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
@@ -244,6 +252,7 @@ fn a_subscriber_that_panics_costs_no_lock() {
 
 #[tokio::test(start_paused = true)]
 async fn what_is_dropped_is_told_too() {
+    let _alone = ONE_AT_A_TIME.lock().await;
     let (log, backend) = (Log::default(), Scripted::honest());
     let tracing = tracing::subscriber::set_default(log.subscriber(tracing::Level::TRACE));
     let locks = Locks::new(backend.clone()).with_ttl(TTL);
@@ -264,6 +273,7 @@ async fn what_is_dropped_is_told_too() {
 
 #[test]
 fn a_lock_that_is_passed_on_is_counted_as_such() {
+    let _alone = ONE_AT_A_TIME.blocking_lock();
     let recorder = DebuggingRecorder::new();
     let snapshotter = recorder.snapshotter();
     let backend = Scripted::honest();
@@ -300,6 +310,7 @@ fn a_lock_that_is_passed_on_is_counted_as_such() {
 
 #[tokio::test(start_paused = true)]
 async fn an_observed_backend_tells_of_every_call_and_keeps_its_promises() {
+    let _alone = ONE_AT_A_TIME.lock().await;
     let seen: Arc<Mutex<Vec<(&'static str, &'static str)>>> = Arc::default();
     let observer = {
         let seen = Arc::clone(&seen);

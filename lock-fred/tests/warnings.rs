@@ -18,6 +18,9 @@ use lock_testkit::server::{RedisOptions, RedisSentinel, RedisServer};
 use tracing::Level;
 use tracing::subscriber::set_default;
 
+/// Whether an event is wanted at all, `tracing` keeps for the whole process, and asks whichever thread comes first.
+static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
 fn server(policy: &str) -> RedisServer {
     let args = ["--maxmemory", "100mb", "--maxmemory-policy", policy];
     RedisOptions::new().with_args(args).start()
@@ -34,6 +37,7 @@ async fn log_of_connecting(url: &str) -> String {
 
 #[tokio::test]
 async fn who_connects_to_a_server_that_evicts_locks_is_warned() {
+    let _alone = ONE_AT_A_TIME.lock().await;
     let server = server("allkeys-lru");
     server.add_user("least", "very-secret", &format!("{LEAST_RIGHTS} +info"));
     let log = log_of_connecting(&server.url_for("least", "very-secret")).await;
@@ -46,6 +50,7 @@ async fn who_connects_to_a_server_that_evicts_locks_is_warned() {
 
 #[tokio::test]
 async fn who_must_not_ask_or_has_nothing_to_fear_is_not_warned() {
+    let _alone = ONE_AT_A_TIME.lock().await;
     let evicts = server("allkeys-lru");
     evicts.add_user("least", "pw", LEAST_RIGHTS);
     assert_eq!(log_of_connecting(&evicts.url_for("least", "pw")).await, "");
@@ -57,6 +62,7 @@ async fn who_must_not_ask_or_has_nothing_to_fear_is_not_warned() {
 /// Nobody listens here, or to nothing as mild as a warning.
 #[tokio::test]
 async fn a_server_is_not_asked_for_nobody() {
+    let _alone = ONE_AT_A_TIME.lock().await;
     let server = server("allkeys-lru");
     Backend::connect(server.url()).await.unwrap();
     let subscriber = tracing_subscriber::fmt().with_max_level(Level::ERROR);
@@ -68,6 +74,7 @@ async fn a_server_is_not_asked_for_nobody() {
 
 #[tokio::test]
 async fn a_server_that_does_not_answer_this_does_not_keep_anybody_from_connecting() {
+    let _alone = ONE_AT_A_TIME.lock().await;
     let server = server("allkeys-lru");
     let proxy = Proxy::start(server.port()).await;
     let gate = Gate::new();
@@ -106,6 +113,7 @@ fn is_about(log: &str, servers: &str) {
 
 #[tokio::test]
 async fn a_password_that_leaves_the_machine_in_the_clear_is_a_warning() {
+    let _alone = ONE_AT_A_TIME.lock().await;
     for user in ["", "user"] {
         for scheme in ["redis", "valkey"] {
             let url = format!("{scheme}://{user}:{SECRET}@{FAR}");
@@ -131,6 +139,7 @@ async fn a_password_that_leaves_the_machine_in_the_clear_is_a_warning() {
 
 #[tokio::test]
 async fn where_sentinels_are_near_and_the_primary_is_far_its_password_is_a_warning_once() {
+    let _alone = ONE_AT_A_TIME.lock().await;
     let sentinel = RedisSentinel::start();
     let (host, port) = FAR.split_once(':').unwrap();
     let watcher = &sentinel.sentinels[0];
@@ -150,6 +159,7 @@ async fn where_sentinels_are_near_and_the_primary_is_far_its_password_is_a_warni
 
 #[tokio::test]
 async fn a_password_that_is_encrypted_or_stays_here_is_no_warning() {
+    let _alone = ONE_AT_A_TIME.lock().await;
     for url in [
         format!("redis://{FAR}"),
         format!("redis://user@{FAR}"),
@@ -176,6 +186,7 @@ async fn a_password_that_is_encrypted_or_stays_here_is_no_warning() {
 /// Of ours, with every target and at every level.
 #[tokio::test]
 async fn nothing_secret_is_logged_at_any_level() {
+    let _alone = ONE_AT_A_TIME.lock().await;
     let mut server = RedisOptions::new().with_password(SECRET).start();
     let (log, listening) = Log::start(Level::TRACE);
     let wrong = format!("redis://:{SECRET}-not@127.0.0.1:{}", server.port());
