@@ -166,14 +166,18 @@ impl Native {
 
     /// The trial that is under way or of which nobody knows yet what came of it, or else a new one.
     fn try_subscribing(&self, channel: &str) -> Trial {
-        let mut trial = self.trial();
-        if let Some(trial) = &*trial {
-            return trial.clone();
-        }
         let (target, channel) = (Arc::clone(&self.own.target), channel.to_owned());
         let patience = target
             .connect_timeout
             .saturating_add(target.response_timeout);
+        let mut trial = self.trial();
+        // Of one that is not over by then, the runtime is not driven any more.
+        let known = trial.as_ref();
+        if let Some(known) =
+            known.filter(|known| known.since.elapsed() <= patience.saturating_mul(2))
+        {
+            return known.clone();
+        }
         let task = Handle::current().spawn(tokio::time::timeout(patience, async move {
             match target.try_subscribing(&channel).await {
                 Ok(()) => Some(Ok(())),
