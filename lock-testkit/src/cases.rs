@@ -168,8 +168,10 @@ macro_rules! for_each_case {
             faults {
                 a_grant_that_nobody_heard_of_is_given_back
                 a_wait_ends_in_time_at_a_store_that_does_not_answer
+                a_wait_ends_in_time_at_a_store_that_stands_still [Stall]
                 an_attempt_that_arrives_after_it_was_given_up_does_not_stay
                 an_attempt_that_failed_is_neither_busy_nor_granted
+                an_attempt_that_was_cut_off_is_never_busy [CutConnections]
                 requests_that_arrive_twice_are_done_once
                 a_late_copy_shortens_nothing [AnyTtl]
                 a_late_copy_leaves_the_next_holder_alone
@@ -191,6 +193,7 @@ macro_rules! for_each_case {
             scale {
                 many_locks_are_held_at_once
                 after_a_long_time_nothing_is_left
+                after_a_long_time_of_cut_connections_nothing_is_left [CutConnections]
             }
             names {
                 odd_names_are_names_like_any_other

@@ -175,9 +175,7 @@ pub trait Fixture: Sized + Send + Sync + 'static {
 /// case needs although that is no gap of the fixture.
 pub fn run_case<F: Fixture, Fut: Future<Output = ()>>(case: Case, body: impl FnOnce(F) -> Fut) {
     if let Some(why) = skipped::<F>(&case) {
-        // Not `println!`, whose output the test harness swallows. In one piece: other tests print at the same time.
-        let line = format!("SKIPPED: {case}, because {why}\n");
-        let _ = std::io::stderr().write_all(line.as_bytes());
+        say_skipped(&case.to_string(), &why);
         return;
     }
     let mut builder = if F::PAUSED {
@@ -224,6 +222,12 @@ pub fn __run_test<F: Fixture, Fut: Future<Output = ()>>(
 }
 
 /// Why `case` is not run.
+/// Not by `println!`, whose output the test harness swallows. In one piece: other tests print at the same time.
+pub(crate) fn say_skipped(case: &str, why: &str) {
+    let line = format!("SKIPPED: {case}, because {why}\n");
+    let _ = std::io::stderr().write_all(line.as_bytes());
+}
+
 fn skipped<F: Fixture>(case: &Case) -> Option<String> {
     if !F::is_here() {
         return Some("the store is not here".to_owned());

@@ -7,13 +7,6 @@ use crate::cases::CASES;
 use crate::fixture::Fixture;
 use crate::gap::Gap;
 
-/// Cases that disturb the store where the fixture can, and have something to show where it cannot.
-const WHERE_THEY_CAN: [&str; 3] = [
-    "a_wait_ends_in_time_at_a_store_that_does_not_answer",
-    "an_attempt_that_failed_is_neither_busy_nor_granted",
-    "after_a_long_time_nothing_is_left",
-];
-
 /// One case of the suite: `promise::name` in [`cases`](crate::cases).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
@@ -49,7 +42,7 @@ impl Case {
     #[must_use]
     pub fn disturbs(&self) -> bool {
         let disturbs = [Gap::Restart, Gap::Stop, Gap::Stall, Gap::CutConnections];
-        self.needs.iter().any(|need| disturbs.contains(need)) || WHERE_THEY_CAN.contains(&self.name)
+        self.needs.iter().any(|need| disturbs.contains(need))
     }
 }
 

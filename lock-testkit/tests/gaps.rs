@@ -233,10 +233,9 @@ fn a_case_that_disturbs_others_can_have_a_store_to_itself() {
         let outages = [
             "outages",
             "errors::a_store_that_is_down",
-            // Where they can.
-            "faults::a_wait_ends_in_time_at_a_store",
-            "faults::an_attempt_that_failed",
-            "scale::after_a_long_time",
+            "faults::a_wait_ends_in_time_at_a_store_that_stands_still",
+            "faults::an_attempt_that_was_cut_off",
+            "scale::after_a_long_time_of_cut_connections",
         ];
         let named = case.to_string();
         let expected = outages.iter().any(|outage| named.starts_with(outage));

@@ -13,7 +13,6 @@ use super::{
 };
 use crate::faulty::{Effect, Faulty, Op};
 use crate::fixture::Fixture;
-use crate::gap::Gap;
 
 fn cut() -> BackendError {
     BackendError::unknown("part of the case")
@@ -58,10 +57,10 @@ pub async fn a_wait_ends_in_time_at_a_store_that_does_not_answer<F: Fixture>(fix
     is_in_time(start);
     comes_free(&oracle, &taken).await;
     take(&oracle, &taken, &owner(), HOLD).await;
-    if F::GAPS.contains(&Gap::Stall) {
-        return;
-    }
-    // The same where it is the store itself that stands still.
+}
+
+/// Nor does it take longer where it is the store itself that stands still.
+pub async fn a_wait_ends_in_time_at_a_store_that_stands_still<F: Fixture>(fixture: F) {
     let (locks, key) = (locks(&fixture).await, key(&fixture, "k"));
     let lock = locks.lock(key.name()).with_ttl(HOLD).with_op_timeout(OP);
     stall(&fixture, true).await;
@@ -113,10 +112,12 @@ pub async fn an_attempt_that_failed_is_neither_busy_nor_granted<F: Fixture>(fixt
         Released::Released
     );
     assert!(is_free(&oracle, &key).await);
-    if F::GAPS.contains(&Gap::CutConnections) {
-        return;
-    }
-    // The same where it is the store's own failure.
+}
+
+/// Nor is a lock busy because its store was cut off.
+pub async fn an_attempt_that_was_cut_off_is_never_busy<F: Fixture>(fixture: F) {
+    let (locks, key) = (locks(&fixture).await, key(&fixture, "k"));
+    let lock = locks.lock(key.name());
     for _ in 0..3 {
         cut_connections(&fixture).await;
         if let Err(error) = lock.try_acquire().await {

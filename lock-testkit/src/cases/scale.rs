@@ -14,7 +14,6 @@ use super::{
 };
 use crate::faulty::{Effect, Faulty, Op};
 use crate::fixture::Fixture;
-use crate::gap::Gap;
 use crate::history::History;
 use crate::leak::{LeakCheck, resident};
 use crate::others;
@@ -77,11 +76,19 @@ pub async fn many_locks_are_held_at_once<F: Fixture>(fixture: F) {
     leaks.assert_none(BOUND).await;
 }
 
-/// Locks that are taken in all ways, at three clients whose calls fail, come late and are not answered and whose connections are
-/// cut (where the fixture can): no two hold one at the same time, and afterwards nothing is left: no entry, no subscription, no
-/// task, and no memory that grows on and on (on Linux; as a test, in a process of its own). For two seconds; with
-/// `FENCELOCK_LONG` for ten minutes.
+/// Locks that are taken in all ways, at three clients whose calls fail, come late and are not answered: no two hold one at the
+/// same time, and afterwards nothing is left: no entry, no subscription, no task, and no memory that grows on and on (on
+/// Linux; as a test, in a process of its own). For two seconds; with `FENCELOCK_LONG` for ten minutes.
 pub async fn after_a_long_time_nothing_is_left<F: Fixture>(fixture: F) {
+    soak(fixture, async |_| {}).await;
+}
+
+/// The same while connections are cut all the time.
+pub async fn after_a_long_time_of_cut_connections_nothing_is_left<F: Fixture>(fixture: F) {
+    soak(fixture, async |fixture| cut_connections(fixture).await).await;
+}
+
+async fn soak<F: Fixture>(fixture: F, disturb: impl AsyncFn(&F)) {
     /// Of so many parts of the time, more than half must be without growth.
     const LAPS: usize = 5;
     const GROWTH: usize = 4 << 20;
@@ -131,9 +138,7 @@ pub async fn after_a_long_time_nothing_is_left<F: Fixture>(fixture: F) {
         let start = Moment::now();
         while start.elapsed() < long {
             sleep(100 * MILLISECOND).await;
-            if !F::GAPS.contains(&Gap::CutConnections) {
-                cut_connections(&fixture).await;
-            }
+            disturb(&fixture).await;
         }
         let ended = timeout(6 * BOUND, workers.join_all()).await;
         assert!(ended.is_ok(), "not all workers end");

@@ -62,8 +62,6 @@ pub(super) struct Store {
     pub(super) subscribed: Mutex<HashSet<String>>,
     /// Whether a call has blocked its thread.
     has_blocked: AtomicBool,
-    /// What is kept for ever.
-    pub(super) hoard: Mutex<Vec<Vec<u8>>>,
 }
 
 impl Broken {

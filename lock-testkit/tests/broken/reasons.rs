@@ -78,9 +78,11 @@ faults::a_late_copy_that_takes_the_lock_ends_with_its_ttl | NeverEnds | is free 
 faults::a_lock_that_cannot_be_renewed_is_lost_before_its_entry_ends | EndsEarly | and its guard believes in
 faults::a_release_that_failed_is_done_later | OwnedByTheTask | is free again
 faults::a_renewal_that_fails_once_is_made_up_for | RenewsOnce | and its guard believes in
-faults::a_wait_ends_in_time_at_a_store_that_does_not_answer | BlocksTheThread | a wait of 500ms took
+faults::a_wait_ends_in_time_at_a_store_that_does_not_answer | KeepsTheEntryOnRelease | is free again
+faults::a_wait_ends_in_time_at_a_store_that_stands_still | BlocksTheThread | a wait of 500ms took
 faults::an_attempt_that_arrives_after_it_was_given_up_does_not_stay | ReleasesOnlyOnce | is free again
-faults::an_attempt_that_failed_is_neither_busy_nor_granted | CallsACutBusy | nobody has it, and it is busy
+faults::an_attempt_that_failed_is_neither_busy_nor_granted | GrantsWhatIsHeld | is held and was granted again
+faults::an_attempt_that_was_cut_off_is_never_busy | CallsACutBusy | nobody has it, and it is busy
 faults::requests_that_arrive_twice_are_done_once | RepeatsAreBusy | the second copy is the same owner's
 fencing::blocks_have_the_size_asked_for_and_are_given_once | ClaimsTooManyTokens | for 1 tokens
 fencing::each_guard_carries_a_greater_token | GivesOneTokenForEver | Some(FencingToken(1)), then Some(FencingToken(1))
@@ -171,6 +173,7 @@ renewal::renewing_after_a_takeover_leaves_the_new_holder_alone | RenewsForStrang
 renewal::renewing_after_an_eviction_does_not_resurrect | Resurrects | left: Held & right: Absent
 renewal::renewing_after_the_end_does_not_resurrect | Resurrects | left: Held & right: Absent
 scale::after_a_long_time_nothing_is_left | KeepsAllItWasAsked | memory grows and grows
+scale::after_a_long_time_of_cut_connections_nothing_is_left | KeepsAllItWasAsked | memory grows and grows
 scale::many_locks_are_held_at_once | ForgetsOneOfMany | one of many is lost
 waiting::a_hundred_waiters_are_all_served | UnsubscribesAll | all are served
 waiting::a_release_before_the_wait_counts | IsDeafBeforeTheWait | not woken within

@@ -568,12 +568,12 @@ pub(crate) const TABLE: &[(Flaw, &[&str])] = &[
     ),
     (
         CallsACutBusy,
-        &["faults::an_attempt_that_failed_is_neither_busy_nor_granted"],
+        &["faults::an_attempt_that_was_cut_off_is_never_busy"],
     ),
     (
         BlocksTheThread,
         &[
-            "faults::a_wait_ends_in_time_at_a_store_that_does_not_answer",
+            "faults::a_wait_ends_in_time_at_a_store_that_stands_still",
             "lifecycle::one_thread_is_enough",
         ],
     ),
@@ -596,7 +596,10 @@ pub(crate) const TABLE: &[(Flaw, &[&str])] = &[
     (ForgetsOneOfMany, &["scale::many_locks_are_held_at_once"]),
     (
         KeepsAllItWasAsked,
-        &["scale::after_a_long_time_nothing_is_left"],
+        &[
+            "scale::after_a_long_time_nothing_is_left",
+            "scale::after_a_long_time_of_cut_connections_nothing_is_left",
+        ],
     ),
     (ForgetsOnRestart, &["outages::a_lock_outlives_a_restart"]),
     (
