@@ -1,8 +1,8 @@
 //! Scenarios on real servers, and where each of the catalogue's is shown: of its sections on renewal, cancellation, faults,
-//! waiters and names all that concern one server, and of the one on time those that concern a server's.
+//! waiters and names all that concern servers, and of the one on time those that concern a server's.
 //!
 //! The tests are those of this crate; `core_*` and `cases` stand in lock-testkit, the latter run against this crate by
-//! `conformance.rs`. Failover, clusters and TLS are shown with the deployments, the store's line with the line.
+//! `conformance.rs`. The store's line is shown with the line.
 //!
 //! | Scenario | Tests |
 //! |---|---|
@@ -56,8 +56,12 @@
 //! | F20 | `contract::a_lost_script_cache_is_not_noticed`, `proxied::network::a_script_cache_that_is_lost_between_two_commands_is_not_noticed` |
 //! | F21 | `scenarios::credentials::who_may_not_load_scripts_locks_and_who_may_not_send_them_locks_where_they_are_known` |
 //! | F23 | `locks_waiting::an_entry_without_an_end_is_waited_for_and_left_alone` |
+//! | F24 | `deploy_failover::a_failover_by_sentinels_with_200_locks_held_and_waited_for`, `deploy_failover::a_failover_in_a_cluster_with_200_locks_held_and_waited_for` |
+//! | F25 | `deploy_replicas::a_grant_that_replicas_do_not_get_is_refused_and_given_back`, `deploy_replicas::a_wait_whose_answer_is_lost_gives_the_grant_back` |
+//! | F26 | `deploy_cluster::locks_are_renewed_and_released_while_their_slot_moves`, `deploy_cluster::what_was_applied_before_it_was_refused_is_not_told_as_not_applied`, `deploy_cluster::a_master_that_falls_silent_is_left_for_its_successor` |
 //! | F28 | `proxied::replies::odd_replies_are_of_unknown_outcome_and_no_grants`, `proxied::replies::a_connection_on_which_something_senseless_came_is_replaced`, `proxied::replies::enormous_replies_are_no_answers_and_are_not_kept` |
 //! | F29 | `given::a_hundred_who_wait_over_a_pool_of_one_do_not_hold_up_its_releases`, `scenarios::scale::a_hundred_waiters_on_a_hundred_locks_share_two_connections` |
+//! | F30 | `deploy_tls::a_server_that_is_not_who_it_says_is_refused`, `deploy_tls::plain_text_to_a_tls_port_and_tls_to_a_plain_port_are_refused` |
 //! | F31 | `proxied::network::everything_works_byte_by_byte`, `proxied::network::replies_that_come_all_at_once_find_their_callers` |
 //! | W01 | `scenarios::scale::a_thousand_waiters_of_one_lock_are_all_served` |
 //! | W02 | `scenarios::scale::thousands_of_locks_are_held_for_three_ttls_within_a_budget` |
@@ -106,7 +110,7 @@ const SCENARIOS: &str = "\
     R01 R02 R03 R04 R05 R06 R09 R10 R11 R12 R13 R14 R15 R16 R17 R18 \
     X02 X04 X05 X07 X09 X10 X11 X12 X13 X14 \
     T04 T06 T09 T10 T11 \
-    F03 F04 F05 F06 F07 F08 F09 F10 F11 F12 F14 F15 F16 F17 F18 F19 F20 F21 F23 F28 F29 F31 \
+    F03 F04 F05 F06 F07 F08 F09 F10 F11 F12 F14 F15 F16 F17 F18 F19 F20 F21 F23 F24 F25 F26 F28 F29 F30 F31 \
     W01 W02 W05 W06 W07 W09 W10 W11 W12 W13 \
     N01 N02 N03 N04 N05 N09";
 
