@@ -1,5 +1,6 @@
 //! Replies that no script of ours gives, and what a server says instead of serving.
 
+use futures_util::future::join_all;
 use lock_core::{BackendErrorKind, LockBackend, Renew};
 use lock_testkit::proxy::Action;
 use lock_testkit::server::Reply;
@@ -44,39 +45,45 @@ fn endless_replies() -> Vec<(&'static str, Action)> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn odd_replies_are_of_unknown_outcome_and_no_grants() {
-    tokio::join!(
-        are_unknown(odd_replies(), lasting()),
-        are_unknown(endless_replies(), impatient())
-    );
+    let server = RedisServer::start();
+    teach(&server).await;
+    let odd = odd_replies().into_iter().map(|odd| (odd, lasting()));
+    let endless = endless_replies().into_iter().map(|odd| (odd, impatient()));
+    // Each on connections of its own, because most of them cost one.
+    let each = odd.chain(endless).enumerate();
+    join_all(each.map(|(n, (odd, options))| is_of_unknown_outcome(&server, n, odd, options))).await;
 }
 
-async fn are_unknown(replies: Vec<(&str, Action)>, options: LockOptions) {
-    let (server, proxy, locks) = set_up().await;
-    let lock = locks.lock("k").with_options(options);
-    for (reply, action) in replies {
-        let odd = |kind: Match| drop(proxy.on(kind).action(action.clone()));
-        odd(Match::acquire().key("k"));
-        let error = lock.try_acquire().await.unwrap_err();
-        assert!(is_unknown(&error), "{reply:?}: {error}");
-        proxy.clear();
-        let guard = soon("a grant", lock.acquire()).await.unwrap();
-        odd(Match::inspect().key("k"));
-        let error = lock.status().await.unwrap_err();
-        assert!(is_unknown(&error), "{reply:?}: {error}");
-        odd(Match::renew().key("k"));
-        let prolonged = guard.extend(SECOND).await;
-        assert!(
-            prolonged.is_ok() || is_unknown(&prolonged.unwrap_err()),
-            "{reply:?}"
-        );
-        assert!(guard.is_held(), "{reply:?}: {:?}", guard.check());
-        odd(release_of_holder(&server, "k"));
-        let error = guard.release().await.unwrap_err();
-        assert!(is_unknown(&error), "{reply:?}: {error}");
-        // The release is done again in the background.
-        given_back(&server, "k").await;
-        proxy.clear();
-    }
+async fn is_of_unknown_outcome(
+    server: &RedisServer,
+    number: usize,
+    (reply, action): (&str, Action),
+    options: LockOptions,
+) {
+    let proxy = Proxy::start(server.port()).await;
+    let key = format!("k{number}");
+    let lock = through(&proxy).await.lock(&key).with_options(options);
+    let odd = |kind: Match| drop(proxy.on(kind).action(action.clone()));
+    odd(Match::acquire().key(&key));
+    let error = lock.try_acquire().await.unwrap_err();
+    assert!(is_unknown(&error), "{reply:?}: {error}");
+    proxy.clear();
+    let guard = soon("a grant", lock.acquire()).await.unwrap();
+    odd(Match::inspect().key(&key));
+    let error = lock.status().await.unwrap_err();
+    assert!(is_unknown(&error), "{reply:?}: {error}");
+    odd(Match::renew().key(&key));
+    let prolonged = guard.extend(SECOND).await;
+    assert!(
+        prolonged.is_ok() || is_unknown(&prolonged.unwrap_err()),
+        "{reply:?}"
+    );
+    assert!(guard.is_held(), "{reply:?}: {:?}", guard.check());
+    odd(release_of_holder(server, &key));
+    let error = guard.release().await.unwrap_err();
+    assert!(is_unknown(&error), "{reply:?}: {error}");
+    // The release is done again in the background.
+    given_back(server, &key).await;
 }
 
 #[tokio::test]
