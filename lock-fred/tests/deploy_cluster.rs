@@ -33,7 +33,11 @@ struct Cluster;
 
 impl Deployment for Cluster {
     type Servers = RedisCluster;
-    const GAPS: &'static [Gap] = &[Gap::Order];
+    const GAPS: &'static [Gap] = if CLUSTER_RESENDS {
+        &[Gap::Order, Gap::SendsOnce]
+    } else {
+        &[Gap::Order]
+    };
 
     fn pool() -> &'static Pool<RedisCluster> {
         &CLUSTERS

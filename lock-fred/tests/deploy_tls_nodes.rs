@@ -12,9 +12,10 @@ mod common;
 
 use std::sync::LazyLock;
 
-use common::deploy::{Deployment, On, Pool};
+use common::deploy::{Deployment, GAPS_OF_A_CLUSTER, On, Pool};
 use common::*;
 use lock_core::{BackendErrorKind, LockBackend, Ownership, Renew};
+use lock_testkit::Gap;
 use lock_testkit::server::{Authority, RedisCluster, RedisOptions, RedisSentinel, RedisServer};
 
 static AUTHORITY: LazyLock<Authority> = LazyLock::new(Authority::new);
@@ -45,6 +46,7 @@ struct Cluster;
 
 impl Deployment for Cluster {
     type Servers = RedisCluster;
+    const GAPS: &'static [Gap] = GAPS_OF_A_CLUSTER;
     const PREFIX: &'static str = "lock:";
 
     fn pool() -> &'static Pool<RedisCluster> {

@@ -34,10 +34,10 @@ mod one_server {
 
 #[cfg(feature = "cluster")]
 mod cluster {
-
+    use lock_testkit::Gap;
     use lock_testkit::server::RedisCluster;
 
-    use super::common::deploy::{Deployment, On, Pool};
+    use super::common::deploy::{Deployment, GAPS_OF_A_CLUSTER, On, Pool};
     use super::*;
 
     static CLUSTERS: Pool<RedisCluster> = Pool::new(start);
@@ -50,6 +50,7 @@ mod cluster {
 
     impl Deployment for ValkeyCluster {
         type Servers = RedisCluster;
+        const GAPS: &'static [Gap] = GAPS_OF_A_CLUSTER;
 
         fn is_here() -> bool {
             Program::Valkey.is_here()

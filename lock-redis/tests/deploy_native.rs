@@ -196,7 +196,18 @@ mod on_a_cluster {
 
     impl Deployment for Cluster {
         type Servers = RedisCluster;
-        const GAPS: &'static [Gap] = GAPS;
+        const GAPS: &'static [Gap] = if CLUSTER_RESENDS {
+            &[
+                Gap::Fencing,
+                Gap::AnyTtl,
+                Gap::Order,
+                Gap::SurvivesRestart,
+                Gap::ForceRelease,
+                Gap::SendsOnce,
+            ]
+        } else {
+            GAPS
+        };
 
         fn is_here() -> bool {
             Program::Valkey.is_here()

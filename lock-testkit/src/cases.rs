@@ -234,7 +234,7 @@ macro_rules! for_each_case {
                 a_subscription_outlives_cut_connections [Wakeups CutConnections]
                 a_waiter_outlives_cut_connections [CutConnections]
                 what_is_said_not_to_be_done_is_not_done [CutConnections]
-                what_was_cut_off_is_not_sent_again [CutConnections]
+                what_was_cut_off_is_not_sent_again [SendsOnce CutConnections]
                 a_stalled_store_is_waited_for_no_longer_than_said [Stall]
                 a_holder_keeps_its_lock_through_a_restart_or_hears_of_it [Restart]
                 a_lock_outlives_a_restart [SurvivesRestart Restart]

@@ -223,7 +223,7 @@ pub fn __run_test<F: Fixture, Fut: Future<Output = ()>>(
 
 /// Why `case` is not run.
 /// Not by `println!`, whose output the test harness swallows. In one piece: other tests print at the same time.
-pub(crate) fn say_skipped(case: &str, why: &str) {
+fn say_skipped(case: &str, why: &str) {
     let line = format!("SKIPPED: {case}, because {why}\n");
     let _ = std::io::stderr().write_all(line.as_bytes());
 }

@@ -23,6 +23,8 @@ pub enum Gap {
     AnyTtl,
     /// The store forgets everything when it restarts: [`Capabilities::survives_restart`].
     SurvivesRestart,
+    /// The client may send again what was under way when its connection was cut: [`Capabilities::resends`].
+    SendsOnce,
     /// There is no [`Fixture::evict`](crate::Fixture::evict).
     Evict,
     /// There is no [`Fixture::expire`](crate::Fixture::expire). Cases that can wait for the ttl do that instead.
@@ -52,6 +54,7 @@ impl Gap {
         Self::HandOver,
         Self::AnyTtl,
         Self::SurvivesRestart,
+        Self::SendsOnce,
         Self::Evict,
         Self::Expire,
         Self::Obstruct,
@@ -72,6 +75,7 @@ impl Gap {
             Self::HandOver => Some(capabilities.hand_over),
             Self::AnyTtl => Some(capabilities.any_ttl),
             Self::SurvivesRestart => Some(capabilities.survives_restart),
+            Self::SendsOnce => Some(!capabilities.resends),
             Self::Evict
             | Self::Expire
             | Self::Obstruct
@@ -93,6 +97,7 @@ impl Gap {
             Self::HandOver => "`Capabilities::hand_over` and what it promises",
             Self::AnyTtl => "`Capabilities::any_ttl` and what it promises",
             Self::SurvivesRestart => "`Capabilities::survives_restart` and what it promises",
+            Self::SendsOnce => "a client that sends nothing again, without `Capabilities::resends`",
             Self::Evict => "`Fixture::evict`",
             Self::Expire => "`Fixture::expire`",
             Self::Obstruct => "`Fixture::obstruct`",
@@ -116,6 +121,7 @@ impl fmt::Display for Gap {
             Self::HandOver => "hand-over",
             Self::AnyTtl => "renewals with any ttl",
             Self::SurvivesRestart => "memory beyond a restart",
+            Self::SendsOnce => "client that sends each request once",
             Self::Evict => "way to delete an entry",
             Self::Expire => "way to end an entry early",
             Self::Obstruct => "other things to put at a key",

@@ -36,8 +36,9 @@
 //! not applied: a lost reply is unknown, a refused connection is not. Something at the key that is no lock is a conflict.
 //! No error prints an owner.
 //!
-//! **4. Declare what it can do,** and no more: what is declared is tested, and so is that nothing is missing unsaid; but
-//! not that a client which declares [`resends`](field@lock_core::Capabilities::resends) does send again.
+//! **4. Declare what it can do,** and no more: what is declared is tested, and so is that nothing is missing unsaid. A
+//! client that may send a request again by itself declares [`resends`](field@lock_core::Capabilities::resends), and its fixture
+//! [`Gap::SendsOnce`]; not tested is whether it ever does.
 //! Start with [`Capabilities::new`](lock_core::Capabilities::new) and add fencing tokens first. They have to rise also after
 //! the entry was deleted and after the store lost its data: the greater of the last token + 1 and the store's time in
 //! microseconds does. The file backend has no wake-ups, and its waiters look again every now and then.

@@ -21,12 +21,18 @@ impl<const DECLARED: bool> Fixture for Least<DECLARED> {
     const GAPS: &[Gap] = if DECLARED { Gap::ALL } else { &[] };
 
     async fn start() -> Self {
-        Self(Scripted::honest().with_capabilities(Capabilities::new()))
+        Self(least())
     }
 
     async fn client(&self) -> Scripted {
         self.0.clone()
     }
+}
+
+/// What only excludes, by a client that may send everything again.
+fn least() -> Scripted {
+    let capabilities = Capabilities::new().with_resends(true);
+    Scripted::honest().with_capabilities(capabilities)
 }
 
 /// A store that can nearly everything, and a fixture that forgot to take back what it declared.
@@ -38,7 +44,7 @@ impl Fixture for Forgetful {
     const GAPS: &[Gap] = Gap::ALL;
 
     async fn start() -> Self {
-        Self(Scripted::honest().with_capabilities(Capabilities::new()))
+        Self(least())
     }
 
     async fn client(&self) -> Scripted {

@@ -10,6 +10,9 @@ use lock_fred::fred::rustls::{ClientConfig, RootCertStore};
 /// What is tested.
 pub use lock_fred::{FredBackend as Backend, FredBackendBuilder as BackendBuilder};
 
+/// Whether it may send again by itself what was under way to a node of a cluster.
+pub const CLUSTER_RESENDS: bool = false;
+
 /// Commands that the client sends with each connection, and does without if they are refused.
 pub const ASKED_WHEN_CONNECTING: [&str; 2] = ["client|id", "info"];
 

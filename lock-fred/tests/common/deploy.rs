@@ -9,8 +9,8 @@ use lock_core::{ForceRelease, LockKey};
 use lock_testkit::server::{RedisReplicas, RedisSentinel, RedisServer, Reply};
 use lock_testkit::{Case, Fixture, Gap};
 
-use super::Backend;
 use super::alone::assert_all_end;
+use super::{Backend, CLUSTER_RESENDS};
 
 /// Servers that are killed have written all that they answered for. (One that must outlive its machine has `appendfsync always`.)
 pub const KEEP_DATA: [&str; 4] = ["--appendonly", "yes", "--appendfsync", "no"];
@@ -20,6 +20,13 @@ const OWN: &str = "{own}:";
 
 /// Between URLs, where a process is told about them in one piece.
 const BETWEEN: &str = "|";
+
+/// What is lacking on a cluster that forgets everything when it restarts.
+pub const GAPS_OF_A_CLUSTER: &[Gap] = if CLUSTER_RESENDS {
+    &[Gap::Order, Gap::SurvivesRestart, Gap::SendsOnce]
+} else {
+    &[Gap::Order, Gap::SurvivesRestart]
+};
 
 /// Servers that belong together.
 pub trait Together: Send + Sync + 'static {

@@ -3,6 +3,9 @@
 /// What is tested.
 pub use lock_redis::{RedisBackend as Backend, RedisBackendBuilder as BackendBuilder};
 
+/// Whether it may send again by itself what was under way to a node of a cluster.
+pub const CLUSTER_RESENDS: bool = true;
+
 /// Commands that the client sends with each connection, and does without if they are refused.
 pub const ASKED_WHEN_CONNECTING: [&str; 0] = [];
 

@@ -13,7 +13,7 @@ use super::{
     hold, is_free, key, locks, owner, refused, release, remaining, renewed, restart, stall, take,
     unrenewed,
 };
-use crate::fixture::{Fixture, say_skipped};
+use crate::fixture::Fixture;
 
 /// A lock that is renewed is kept although all connections are cut again and again.
 pub async fn a_held_lock_outlives_cut_connections<F: Fixture>(fixture: F) {
@@ -111,10 +111,6 @@ pub async fn what_is_said_not_to_be_done_is_not_done<F: Fixture>(fixture: F) {
 /// connection was cut: an attempt that was released by somebody else does not come back.
 pub async fn what_was_cut_off_is_not_sent_again<F: Fixture>(fixture: F) {
     let client = Arc::new(fixture.client().await);
-    if client.capabilities().resends {
-        let case = "outages::what_was_cut_off_is_not_sent_again";
-        return say_skipped(case, "its client says that it may send again");
-    }
     for round in 0..12 {
         let (key, me) = (key(&fixture, "k"), owner());
         let (at, of, by) = (Arc::clone(&client), key.clone(), me.clone());

@@ -261,7 +261,8 @@ pub(crate) async fn hook<F: Fixture>(fixture: &F, hook: Gap, key: &LockKey) -> b
         | Gap::Order
         | Gap::HandOver
         | Gap::AnyTtl
-        | Gap::SurvivesRestart => panic!("{hook:?} is no hook"),
+        | Gap::SurvivesRestart
+        | Gap::SendsOnce => panic!("{hook:?} is no hook"),
     }
 }
 
