@@ -9,20 +9,24 @@
 //! fixture declares a gap. It panics if the promise is broken, or the store has not what [`Case::needs`] lists.
 //!
 //! With the environment variable `FENCELOCK_LONG`, what is of many rounds, clients or locks is as much, and what lasts is as long,
-//! as SCENARIOS says, which takes half an hour; without it there is a little of each.
+//! as SCENARIOS says, which takes half an hour; without it there is a little of each. The soaks of [`scale`] print the seed of all
+//! that is random in them, and `FENCELOCK_SEED` takes one: in virtual time the same happens again, and in real time the same is tried.
 //!
 //! # What is no case
 //!
-//! SCENARIOS marks some rows for any backend that no test of a backend alone can bring about. They are shown elsewhere:
+//! SCENARIOS marks some rows for any backend that no test of a backend alone can bring about, or no backend can break. They are
+//! shown elsewhere, by the tests that are named after each file:
 //!
 //! | Row | Why it is no case | Where it is shown |
 //! |---|---|---|
-//! | T14, a machine that is suspended | no test suspends the machine | `lock-core/src/clock.rs`: the further of two clocks counts; never on a machine that was |
-//! | C09, owners are distinct | lock-core makes them, not the backend | `lock-core/src/owner.rs`: 100 000 on eight threads; `lock-core/src/acquire/entropy_tests.rs`: a random source that fails |
-//! | C12, databases | not every store has them; [`names`] has the prefixes | `lock-redis/tests/contract.rs` |
-//! | R14, a hook that panics | lock-core contains it, and no backend can break that | `lock-testkit/tests/core_renewal.rs` (wakers), `tests/observability.rs` (observers, subscribers) |
-//! | W02, connections and keys | a budget is one store's; [`scale`] has the tasks and the memory | `lock-redis/tests/scenarios/scale.rs`: two thousand locks, and ten with `FENCELOCK_LONG` |
-//! | W12, what a server has in the end | only who knows the server can look; [`scale`] has the soak | `lock-redis/tests/proxied/soak.rs`: through a proxy |
+//! | T14, a machine that is suspended | no test suspends the machine | `lock-core/src/clock.rs`: the further of two clocks counts, `elapsed_time_is_the_larger_of_both_clocks`; never on a machine that was |
+//! | C09, owners are distinct | lock-core makes them, not the backend | `lock-core/src/owner.rs`: `a_hundred_thousand_owners_of_eight_threads_are_all_distinct`; `lock-core/src/acquire/entropy_tests.rs`: `without_randomness_nothing_is_sent_and_the_error_says_so` |
+//! | C12, databases | not every store has them; [`names`] has the prefixes | `lock-redis/tests/contract.rs`: `databases_of_one_server_are_independent` |
+//! | C25, an error that lasts, and its source | what lasts is the store's to say, which no hook can make it say, and lock-core to pass on; [`errors`] has the others | `lock-testkit/tests/core_acquire.rs`: `every_failure_has_a_variant_of_its_own`, `what_no_retry_mends_comes_at_once`; `lock-redis/tests/security.rs`: `wrong_credentials_are_permanent_and_never_printed` |
+//! | R14, a hook that panics | lock-core contains it, and no backend can break that | `lock-testkit/tests/core_renewal.rs`: `a_waker_that_panics_does_not_stop_the_renewal_of_other_locks`; `tests/observability.rs`: `a_subscriber_that_panics_costs_no_lock` |
+//! | W02, connections and keys | a budget is one store's; [`scale`] has the tasks and the memory | `lock-redis/tests/scenarios/scale.rs`: `thousands_of_locks_are_held_for_three_ttls_within_a_budget`, two, and ten with `FENCELOCK_LONG` |
+//! | W08, waiters that have died in a line and never leave it | no store of this workspace keeps a line: the case comes with the first that does; [`waiting`] has the order, and those that leave | nowhere |
+//! | W12, what a server has in the end | only who knows the server can look; [`scale`] has the soak | `lock-redis/tests/proxied/soak.rs`: `in_all_weathers_no_two_are_in_together_and_nothing_is_left_of_it` |
 //! | X12, a `fork()` that ends | a program in Rust forks into two that go on only with `unsafe`; other processes are [`processes`] | nowhere |
 
 #[cfg(doc)]
@@ -167,10 +171,8 @@ macro_rules! for_each_case {
             }
             faults {
                 a_grant_that_nobody_heard_of_is_given_back
-                a_wait_ends_in_time_at_a_store_that_does_not_answer
                 a_wait_ends_in_time_at_a_store_that_stands_still [Stall]
                 an_attempt_that_arrives_after_it_was_given_up_does_not_stay
-                an_attempt_that_failed_is_neither_busy_nor_granted
                 an_attempt_that_was_cut_off_is_never_busy [CutConnections]
                 requests_that_arrive_twice_are_done_once
                 a_late_copy_shortens_nothing [AnyTtl]

@@ -20,6 +20,9 @@ use crate::faulty::{Effect, Op};
 use crate::fixture::Fixture;
 use crate::sweep::cancel_sweep;
 
+/// What a guard of [`HOLD`] leaves for clocks that do not go alike.
+const DRIFT: Duration = Duration::from_millis(302);
+
 /// A holder that does nothing more loses the key, and the next one gets it.
 pub async fn an_entry_ends_by_itself<F: Fixture>(fixture: F) {
     let (a, b, key, holder) = (
@@ -112,14 +115,16 @@ pub async fn an_entry_outlives_its_guard<F: Fixture>(fixture: F) {
     let oracle = fixture.client().await;
     // Longer than a guard ends before its entry: and the last comes after an answer that took so long.
     let delay = 2 * SHORT;
-    for effect in [
-        Effect::Honest,
-        Effect::DelayBefore(delay),
-        Effect::DelayAfter(delay),
-        Effect::Honest,
+    for (effect, late) in [
+        (Effect::Honest, Duration::ZERO),
+        (Effect::DelayBefore(delay), delay),
+        (Effect::DelayAfter(delay), delay),
+        (Effect::Honest, Duration::ZERO),
     ] {
         client.on(Op::Acquire).next(effect);
         let guard = hold(&unrenewed(&locks, &key(&fixture, "k"))).await;
+        let left = guard.remaining();
+        assert!(left + late + DRIFT <= HOLD, "{left:?} left, {late:?} late");
         assert_outlives(&oracle, &guard).await;
     }
     let guard = hold(&brief(&locks, &key(&fixture, "k"))).await;
@@ -142,15 +147,22 @@ pub async fn a_ttl_counts_from_the_attempt_that_was_granted<F: Fixture>(fixture:
     let held = hold(&unrenewed(&a, &key)).await;
     let waiter = async {
         let guard = hold(&unrenewed(&b, &key)).await;
+        let (left, granted) = (guard.remaining(), Moment::now());
         assert_outlives(&oracle, &guard).await;
-        guard
+        (guard, left, granted)
     };
-    let (guard, asked) = tokio::join!(waiter, async {
+    let ((guard, left, granted), asked) = tokio::join!(waiter, async {
         sleep(2 * SHORT).await;
         let asked = Moment::now();
         drop(held);
         asked
     });
+    // The attempt that won began when the lock was free.
+    let since = asked.until(&granted);
+    assert!(
+        left + since + DRIFT >= HOLD,
+        "{left:?} left after {since:?}"
+    );
     assert_lasts(&oracle, &key, HOLD, asked).await;
     assert_eq!(guard.release().await.ok(), Some(Released::Released));
 }

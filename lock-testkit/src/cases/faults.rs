@@ -23,43 +23,37 @@ fn refusal() -> BackendError {
 }
 
 /// An attempt that is applied while nobody hears of it is an unknown outcome, not a refusal and not a failure, and is given
-/// back.
+/// back; a wait goes on after it, and is over in time where nothing is answered at all.
 pub async fn a_grant_that_nobody_heard_of_is_given_back<F: Fixture>(fixture: F) {
     let ((client, locks), oracle) = (watched_locks(&fixture).await, fixture.client().await);
+    let is_unknown = |error: LockError| {
+        assert!(matches!(error, LockError::Unknown { .. }), "{error}");
+        assert!(error.is_retryable() && !error.is_busy(), "{error}");
+    };
     for effect in [Effect::LoseReply(cut()), Effect::HangAfter] {
         let key = key(&fixture, "k");
         let lock = locks.lock(key.name()).with_ttl(HOLD).with_op_timeout(OP);
         client.on(Op::Acquire).next(effect);
-        let error = lock.try_acquire().await.expect_err("nobody heard of it");
-        assert!(matches!(error, LockError::Unknown { .. }), "{error}");
-        assert!(error.is_retryable() && !error.is_busy(), "{error}");
+        is_unknown(lock.try_acquire().await.expect_err("nobody heard of it"));
         comes_free(&oracle, &key).await;
-        // A wait goes on after it.
         client.on(Op::Acquire).next(Effect::LoseReply(cut()));
         let guard = hold(&lock).await;
         refused(&oracle, &key, &owner()).await;
         guard.release().await.expect("a release is answered");
         comes_free(&oracle, &key).await;
     }
-}
-
-/// A wait is over in time also if the store does all it is asked and answers nothing; the outcome is then unknown.
-pub async fn a_wait_ends_in_time_at_a_store_that_does_not_answer<F: Fixture>(fixture: F) {
-    let ((client, watched), oracle) = (watched_locks(&fixture).await, fixture.client().await);
-    let taken = key(&fixture, "k");
-    let lock = watched.lock(taken.name()).with_ttl(HOLD);
-    let lock = lock.with_op_timeout(OP);
+    let key = key(&fixture, "k");
+    let lock = locks.lock(key.name()).with_ttl(HOLD).with_op_timeout(OP);
     client.on(Op::Acquire).always(Effect::HangAfter);
     let start = Moment::now();
     let error = lock.with_wait(OP).acquire().await;
-    let error = error.expect_err("nothing is answered");
-    assert!(matches!(error, LockError::Unknown { .. }), "{error}");
+    is_unknown(error.expect_err("nothing is answered"));
     is_in_time(start);
-    comes_free(&oracle, &taken).await;
-    take(&oracle, &taken, &owner(), HOLD).await;
+    comes_free(&oracle, &key).await;
+    take(&oracle, &key, &owner(), HOLD).await;
 }
 
-/// Nor does it take longer where it is the store itself that stands still.
+/// A wait is over in time also at a store that stands still, and the lock is not busy for that.
 pub async fn a_wait_ends_in_time_at_a_store_that_stands_still<F: Fixture>(fixture: F) {
     let (locks, key) = (locks(&fixture).await, key(&fixture, "k"));
     let lock = locks.lock(key.name()).with_ttl(HOLD).with_op_timeout(OP);
@@ -95,40 +89,17 @@ pub async fn an_attempt_that_arrives_after_it_was_given_up_does_not_stay<F: Fixt
     take(&oracle, &key, &owner(), HOLD).await;
 }
 
-/// A store that refuses an attempt without doing it is a failure that is retried, and never a lock that is busy.
-pub async fn an_attempt_that_failed_is_neither_busy_nor_granted<F: Fixture>(fixture: F) {
-    let ((client, locks), oracle) = (watched_locks(&fixture).await, fixture.client().await);
-    let key = key(&fixture, "k");
-    let lock = locks.lock(key.name());
-    client.on(Op::Acquire).next(Effect::FailBefore(refusal()));
-    let error = lock.try_acquire().await.expect_err("the store failed");
-    is_no_answer(&error);
-    assert!(is_free(&oracle, &key).await);
-    client.on(Op::Acquire).next(Effect::FailBefore(refusal()));
-    let guard = lock.acquire().await.expect("it is tried again");
-    refused(&oracle, &key, &owner()).await;
-    assert_eq!(
-        guard.release().await.expect("a release is answered"),
-        Released::Released
-    );
-    assert!(is_free(&oracle, &key).await);
-}
-
-/// Nor is a lock busy because its store was cut off.
+/// No lock is busy because its store was cut off, and what was cut off is given back.
 pub async fn an_attempt_that_was_cut_off_is_never_busy<F: Fixture>(fixture: F) {
     let (locks, key) = (locks(&fixture).await, key(&fixture, "k"));
     let lock = locks.lock(key.name());
     for _ in 0..3 {
         cut_connections(&fixture).await;
         if let Err(error) = lock.try_acquire().await {
-            is_no_answer(&error);
+            assert!(!error.is_busy(), "nobody has it, and it is busy: {error}");
         }
         comes_free(&fixture.client().await, &key).await;
     }
-}
-
-fn is_no_answer(error: &LockError) {
-    assert!(!error.is_busy(), "nobody has it, and it is busy: {error}");
 }
 
 /// A request that arrives twice is one grant to one owner, which is not busy to itself and is released once.

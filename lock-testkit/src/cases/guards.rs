@@ -89,13 +89,19 @@ pub async fn a_forgotten_guard_ends_with_the_longest_hold<F: Fixture>(fixture: F
     take(&oracle, &key, &owner(), HOLD).await;
 }
 
-/// A guard whose locks and client are gone is renewed, or says that it is lost; it never believes what is not so.
+/// A guard whose locks are gone, and with them other clients of its store, is renewed, or says that it is lost; it never believes
+/// what is not so.
 pub async fn a_guard_outlives_the_locks_it_came_from<F: Fixture>(fixture: F) {
-    let (locks, oracle) = (locks(&fixture).await, fixture.client().await);
+    let (ours, others) = (locks(&fixture).await, locks(&fixture).await);
+    let oracle = fixture.client().await;
     let (key, ttl) = (key(&fixture, "k"), 2 * OP);
-    let lock = locks.lock(key.name()).with_ttl(ttl);
+    let (lock, other) = (ours.lock(key.name()), others.lock(key.name()));
+    let lock = lock.with_ttl(ttl);
     let guard = hold(&lock).await;
-    drop((lock, locks));
+    // Nothing keeps that client, which has done something, when its locks are gone.
+    let seen = other.status().await.expect("a status is answered");
+    assert!(seen.is_some(), "{key} should be held and is free");
+    drop((lock, ours, other, others));
     let start = Moment::now();
     while start.elapsed() < ttl + ttl / 4 {
         assert_outlives(&oracle, &guard).await;

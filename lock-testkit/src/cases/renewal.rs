@@ -1,10 +1,11 @@
 //! Prolonging what is held, and nothing else. The promises of `renew`; SCENARIOS C05 to C07, R01, R06, R17.
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use lock_core::{
     BackendError, LockBackend, LockError, LockKey, LossReason, Moment, Owner, Ownership, Released,
-    Renew, RenewRequest,
+    Renew, RenewRequest, RenewalPolicy,
 };
 use tokio::task::yield_now;
 use tokio::time::sleep;
@@ -202,28 +203,44 @@ pub async fn one_key_that_fails_does_not_keep_the_others_from_being_renewed<F: F
     refused(&client, &last, &owner()).await;
 }
 
-/// A guard that is renewed keeps its lock for longer than its ttl, and nobody gets it meanwhile.
+/// A guard that is renewed keeps its lock for longer than its ttl, nobody gets it meanwhile, and it is renewed no more often than
+/// it was to be.
 pub async fn a_held_lock_is_renewed_for_as_long_as_it_is_held<F: Fixture>(fixture: F) {
-    let (locks, oracle, key) = (
-        locks(&fixture).await,
-        fixture.client().await,
-        key(&fixture, "k"),
-    );
-    let guard = hold(&renewed(&locks, &key)).await;
-    let asked = Moment::now();
     // Real time is dear: there, that the entry's end moves on has to do.
-    let long = if F::PAUSED { 10 * LEASE } else { SECOND };
+    if F::PAUSED {
+        is_kept(&fixture, LEASE / 100, 3, LEASE / 10).await;
+        is_kept(&fixture, LEASE, 100, 10 * LEASE).await;
+    } else {
+        is_kept(&fixture, LEASE, 100, SECOND).await;
+    }
+}
+
+async fn is_kept<F: Fixture>(fixture: &F, ttl: Duration, often: u32, long: Duration) {
+    let ((client, locks), oracle) = (watched_locks(fixture).await, fixture.client().await);
+    let key = key(fixture, "k");
+    let lock = locks.lock(key.name()).with_ttl(ttl);
+    let guard = hold(&lock.with_renewal(RenewalPolicy::per_ttl(often))).await;
+    let asked = Moment::now();
     while asked.elapsed() < long {
         refused(&oracle, &key, &owner()).await;
         assert!(guard.is_held(), "{:?}", guard.check());
         assert_outlives(&oracle, &guard).await;
         sleep(20 * MILLISECOND).await;
     }
+    let interval = ttl / often;
+    let fresh = ttl - (interval / 2).max(ttl / 20);
     eventually("it is renewed", async || {
-        remaining(&oracle, &key).await > LEASE - SECOND / 2
-            && guard.remaining() > LEASE - SECOND / 2 - LEASE / 50
+        remaining(&oracle, &key).await > fresh && guard.remaining() > fresh - ttl / 20
     })
     .await;
+    let (renewals, since) = (client.calls_of(Op::Renew).len(), asked.elapsed());
+    let renewals = u32::try_from(renewals).expect("not that many");
+    // Each may come a little sooner than all the time would say.
+    let least = interval * 7 / 8;
+    assert!(
+        renewals * least <= since + 3 * least,
+        "{renewals} renewals in {since:?}"
+    );
     assert_eq!(guard.release().await.ok(), Some(Released::Released));
     assert!(is_free(&oracle, &key).await);
 }
@@ -305,20 +322,25 @@ pub async fn a_guard_is_prolonged_and_shortened_and_never_free<F: Fixture>(fixtu
     assert_eq!(guard.release().await.ok(), Some(Released::Released));
 }
 
-/// A guard that is extended while it is renewed has what both gave it.
+/// A guard that is extended at the very moment at which a renewal of it arrives late, and beside others, has what both gave it:
+/// whichever of the two comes first, the longer time stands.
 pub async fn extending_beside_renewals_keeps_the_longer_time<F: Fixture>(fixture: F) {
     let (client, locks) = watched_locks(&fixture).await;
     let (oracle, key) = (fixture.client().await, key(&fixture, "k"));
     let guard = hold(&renewed(&locks, &key)).await;
     let (asked, before) = (Moment::now(), guard.remaining());
     let add = LEASE / 2;
-    for _ in 0..5 {
-        // On its way when the extension is asked for, and when the next one is.
-        client
-            .on(Op::Renew)
-            .next(Effect::DelayBoth(30 * MILLISECOND));
-        guard.extend(add).await.expect("it is held");
-        sleep(30 * MILLISECOND).await;
+    for late_first in [false, true, false, true, false] {
+        client.on(Op::Renew).next(Effect::Copy);
+        let late = client.next_call().await;
+        // The renewal itself has come and gone: an extension waits for it.
+        sleep(5 * MILLISECOND).await;
+        let extended = if late_first {
+            tokio::join!(biased; late.apply(), guard.extend(add)).1
+        } else {
+            tokio::join!(biased; guard.extend(add), late.apply()).0
+        };
+        extended.expect("it is held");
         assert_outlives(&oracle, &guard).await;
     }
     let renewals = client.calls_of(Op::Renew).len() + 3;

@@ -79,7 +79,8 @@ pub async fn many_locks_are_held_at_once<F: Fixture>(fixture: F) {
 
 /// Locks that are taken in all ways, at three clients whose calls fail, come late and are not answered: no two hold one at the
 /// same time, and afterwards nothing is left: no entry, no subscription, no task, and no memory that grows on and on (on
-/// Linux; as a test, in a process of its own). For two seconds; with `FENCELOCK_LONG` for ten minutes.
+/// Linux; as a test, in a process of its own). For two seconds; with `FENCELOCK_LONG` for ten minutes. What happens is another
+/// thing each time, as a seed says, which is printed first; with `FENCELOCK_SEED` it is that one.
 pub async fn after_a_long_time_nothing_is_left<F: Fixture>(fixture: F) {
     soak(fixture, async |_| {}).await;
 }
@@ -95,6 +96,13 @@ async fn soak<F: Fixture>(fixture: F, disturb: impl AsyncFn(&F)) {
     const GROWTH: usize = 4 << 20;
     if others::ran_alone().await {
         return;
+    }
+    let seed = seed();
+    // For who looks at a failure.
+    eprintln!("soak: seed {seed} (FENCELOCK_SEED={seed} for the same again)");
+    if F::PAUSED {
+        // In the one thread that there is: what lock-core leaves to chance is the same then too.
+        fastrand::seed(seed);
     }
     let keys: [LockKey; 3] = ["a", "b", "c"].map(|name| key(&fixture, name));
     let long = if F::PAUSED {
@@ -119,7 +127,8 @@ async fn soak<F: Fixture>(fixture: F, disturb: impl AsyncFn(&F)) {
     let owner = owner();
     take(&oracle, &keys[0], &owner, HOLD).await;
     release(&oracle, &keys[0], &owner).await;
-    let (leaks, mut rng) = (LeakCheck::start(), Rng::with_seed(7));
+    let leaks = LeakCheck::start();
+    let mut rng = Rng::with_seed(seed);
     let (mut grown, mut holds) = (Vec::new(), 0);
     for _ in 0..LAPS {
         let before = resident();
@@ -156,6 +165,7 @@ async fn soak<F: Fixture>(fixture: F, disturb: impl AsyncFn(&F)) {
         drop(history);
         grown.push(resident().saturating_sub(before));
     }
+    eprintln!("soak: seed {seed}: {holds} holds");
     assert!(holds >= 10, "{holds} holds");
     for key in &keys {
         comes_free(&oracle, key).await;
@@ -168,6 +178,15 @@ async fn soak<F: Fixture>(fixture: F, disturb: impl AsyncFn(&F)) {
     grown.sort_unstable();
     let usual = grown[LAPS / 2];
     assert!(usual < GROWTH, "memory grows and grows: {grown:?}");
+}
+
+/// Of all that is random in a soak: that of the environment variable `FENCELOCK_SEED`, or a new one.
+fn seed() -> u64 {
+    let Ok(seed) = std::env::var("FENCELOCK_SEED") else {
+        return fastrand::u64(..);
+    };
+    let number = seed.parse();
+    number.unwrap_or_else(|_| panic!("FENCELOCK_SEED is no number: {seed:?}"))
 }
 
 /// One of the tasks of a soak.

@@ -11,7 +11,7 @@ use lock_core::{
 };
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::{
     BOUND, EARLY, HOLD, MILLISECOND, OP, SHORT, assert_lasts, distant_locks, eager, eventually,
@@ -217,14 +217,28 @@ pub async fn a_wait_that_is_over_says_who_holds_the_lock<F: Fixture>(fixture: F)
     assert_eq!(release(&holder, &key, &me).await, Ownership::Held);
 }
 
-/// A wait of zero is one attempt, and nobody subscribes for it.
+/// A wait of zero is one attempt, which takes no longer than one that is granted, and nobody subscribes for it.
+#[allow(
+    clippy::disallowed_methods,
+    reason = "whether virtual time went on, which the suspended machine's clock does not say"
+)]
 pub async fn a_wait_of_zero_is_one_attempt<F: Fixture>(fixture: F) {
     let (client, locks) = watched_locks(&fixture).await;
     let (oracle, key) = (fixture.client().await, key(&fixture, "k"));
+    let start = Instant::now();
     take(&oracle, &key, &owner(), HOLD).await;
+    let usual = start.elapsed();
     let lock = unrenewed(&locks, &key).with_wait(Duration::ZERO);
+    let start = Instant::now();
     let error = lock.acquire().await.expect_err("a held lock was granted");
+    let took = start.elapsed();
     assert!(matches!(error, LockError::TimedOut { .. }), "{error}");
+    let is_at_once = if F::PAUSED {
+        took <= usual
+    } else {
+        took < BOUND
+    };
+    assert!(is_at_once, "an attempt for nothing took {took:?}");
     let calls = client.calls();
     assert_eq!(calls.len(), 1, "{calls:?}");
     assert_eq!(calls[0].op, Op::Acquire);

@@ -41,6 +41,13 @@ impl Broken {
                     sleep(Duration::from_millis(1)).await;
                 }
             }
+            Flaw::TriesForAWhile if !is_mine => {
+                for _ in 0..4 {
+                    if self.entry(key).is_some() {
+                        sleep(Duration::from_millis(25)).await;
+                    }
+                }
+            }
             Flaw::HandsOverFromAnybody if is_hand_over && !is_mine => {
                 request.from = holder.as_ref()
             }

@@ -179,11 +179,19 @@ impl Broken {
                     return Ok(Ownership::Held);
                 }
             }
+            (Flaw::RenewsUntilAClientEnds, _) if self.store.ended.load(Ordering::SeqCst) > 0 => {
+                return Err(BackendError::transient("nobody drives renewals any more"));
+            }
             (Flaw::RenewsInTwoSteps, _) if is_mine => {
                 let (first, how) = (Duration::from_secs(1), Renew::Exactly);
                 let first = RenewRequest::new(&key, renewal.owner, first, how);
                 self.honest.renew(&[first]).await;
                 sleep(Duration::from_millis(50)).await;
+            }
+            (Flaw::ReadsThenRenews, Some(entry)) if renewal.how == Renew::AtLeast => {
+                yield_now().await;
+                renewal.ttl = renewal.ttl.max(entry.remaining);
+                renewal.how = Renew::Exactly;
             }
             (Flaw::RenewsWhatIsGone, None) => return Ok(Ownership::Held),
             (Flaw::RenewsForStrangers, Some(entry)) => renewal.owner = &entry.owner,

@@ -23,12 +23,23 @@ pub(crate) struct Broken {
     pub(super) store: Arc<Store>,
     /// Who this client is, where that stands in for the owner.
     me: Owner,
+    /// Of this client and its clones.
+    _life: Arc<Life>,
     /// How often connections had been cut when this client connected.
     pub(super) cuts: usize,
     /// When this client was last answered.
     pub(super) answered: Arc<Mutex<Option<Moment>>>,
     /// What this client was told of keys that were busy, until a wake-up says otherwise.
     pub(super) told: Arc<Mutex<HashMap<String, Busy>>>,
+}
+
+/// Ends with the last clone of a client.
+struct Life(Arc<Store>);
+
+impl Drop for Life {
+    fn drop(&mut self) {
+        self.0.ended.fetch_add(1, Ordering::SeqCst);
+    }
 }
 
 /// What all clients of a store share beside its entries.
@@ -44,6 +55,8 @@ pub(super) struct Store {
     /// The greatest fencing token there was, and what was it when the store forgot that.
     pub(super) newest: AtomicU64,
     pub(super) forgotten: AtomicU64,
+    /// How many clients have ended.
+    pub(super) ended: AtomicUsize,
     /// How many subscriptions were dropped.
     pub(super) dropped: AtomicUsize,
     /// A lock around the connection that a dropped call does not give back.
@@ -66,10 +79,12 @@ pub(super) struct Store {
 
 impl Broken {
     pub(super) fn new(flaw: Flaw) -> Self {
+        let store = Arc::<Store>::default();
         Self {
             flaw,
             honest: honest(),
-            store: Arc::default(),
+            _life: Arc::new(Life(Arc::clone(&store))),
+            store,
             me: Owner::fresh(None).unwrap(),
             cuts: 0,
             answered: Arc::default(),
@@ -80,6 +95,7 @@ impl Broken {
     pub(super) fn client(&self) -> Self {
         Self {
             me: Owner::fresh(None).unwrap(),
+            _life: Arc::new(Life(Arc::clone(&self.store))),
             cuts: self.store.cuts.load(Ordering::SeqCst),
             answered: Arc::default(),
             told: Arc::default(),

@@ -10,6 +10,7 @@ pub(crate) enum Flaw {
     ChecksThenSets,
     BusyIsAnError,
     WaitsForTheHolder,
+    TriesForAWhile,
     OneOwnerPerClient,
     // expiry
     NeverEnds,
@@ -44,6 +45,8 @@ pub(crate) enum Flaw {
     AnswersInAnyOrder,
     OneErrorFailsAll,
     RenewsTheFirstOfABatch,
+    RenewsUntilAClientEnds,
+    ReadsThenRenews,
     // fencing
     GivesOneTokenForEver,
     CountsInTheEntry,

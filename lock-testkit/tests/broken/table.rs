@@ -11,7 +11,6 @@ pub(crate) const TABLE: &[(Flaw, &[&str])] = &[
             "exclusion::two_holds_never_overlap",
             "exclusion::holds_of_many_tasks_do_not_overlap",
             "cancellation::a_cancelled_wait_leaves_the_holder_alone",
-            "faults::an_attempt_that_failed_is_neither_busy_nor_granted",
         ],
     ),
     (
@@ -58,7 +57,6 @@ pub(crate) const TABLE: &[(Flaw, &[&str])] = &[
             "waiting::a_waiter_that_nobody_wakes_is_served",
             "cancellation::a_cancelled_acquire_of_a_free_lock_leaves_nothing_behind",
             "cancellation::a_cancelled_release_is_finished",
-            "faults::a_wait_ends_in_time_at_a_store_that_does_not_answer",
             "faults::a_release_that_failed_is_done_later",
         ],
     ),
@@ -100,6 +98,10 @@ pub(crate) const TABLE: &[(Flaw, &[&str])] = &[
         ],
     ),
     (
+        RenewsUntilAClientEnds,
+        &["guards::a_guard_outlives_the_locks_it_came_from"],
+    ),
+    (
         RenewsOnce,
         &["faults::a_renewal_that_fails_once_is_made_up_for"],
     ),
@@ -137,6 +139,10 @@ pub(crate) const TABLE: &[(Flaw, &[&str])] = &[
             "renewal::at_least_never_shortens",
             "faults::a_late_copy_shortens_nothing",
         ],
+    ),
+    (
+        ReadsThenRenews,
+        &["renewal::extending_beside_renewals_keeps_the_longer_time"],
     ),
     (
         ExactlyIsAtLeast,
@@ -400,6 +406,7 @@ pub(crate) const TABLE: &[(Flaw, &[&str])] = &[
             "waiting::a_wait_that_is_over_says_who_holds_the_lock",
         ],
     ),
+    (TriesForAWhile, &["waiting::a_wait_of_zero_is_one_attempt"]),
     (
         OneOwnerPerClient,
         &[
