@@ -24,7 +24,7 @@
 //! | C12, databases | not every store has them; [`names`] has the prefixes | `lock-redis/tests/contract.rs`: `databases_of_one_server_are_independent` |
 //! | C25, an error that lasts, and its source | what lasts is the store's to say, which no hook can make it say, and lock-core to pass on; [`errors`] has the others | `lock-testkit/tests/core_acquire.rs`: `every_failure_has_a_variant_of_its_own`, `what_no_retry_mends_comes_at_once`; `lock-redis/tests/security.rs`: `wrong_credentials_are_permanent_and_never_printed` |
 //! | R14, a hook that panics | lock-core contains it, and no backend can break that | `lock-testkit/tests/core_renewal.rs`: `a_waker_that_panics_does_not_stop_the_renewal_of_other_locks`; `tests/observability.rs`: `a_subscriber_that_panics_costs_no_lock` |
-//! | W02, connections and keys | a budget is one store's; [`scale`] has the tasks and the memory | `lock-redis/tests/scenarios/scale.rs`: `thousands_of_locks_are_held_for_three_ttls_within_a_budget`, two, and ten with `FENCELOCK_LONG` |
+//! | W02, memory, connections and keys | a budget is one store's; [`scale`] has the tasks | `lock-redis/tests/scenarios/scale.rs`: `thousands_of_locks_are_held_for_three_ttls_within_a_budget`, two, and ten with `FENCELOCK_LONG` |
 //! | W08, waiters that have died in a line and never leave it | no store of this workspace keeps a line: the case comes with the first that does; [`waiting`] has the order, and those that leave | nowhere |
 //! | W12, what a server has in the end | only who knows the server can look; [`scale`] has the soak | `lock-redis/tests/proxied/soak.rs`: `in_all_weathers_no_two_are_in_together_and_nothing_is_left_of_it` |
 //! | X12, a `fork()` that ends | a program in Rust forks into two that go on only with `unsafe`; other processes are [`processes`] | nowhere |
@@ -335,7 +335,7 @@ mod tests {
     /// The rows of the catalogue that are for any backend.
     const SCENARIOS: &str = "\
         C01 C02 C03 C04 C05 C06 C07 C08 C09 C10 C11 C12 C13 C14 C15 C17 C18 C20 C21 C22 C24 C25 \
-        T01 T02 T03 T04 T11 T14 \
+        T01 T02 T03 T04 T06 T11 T14 \
         R01 R02 R03 R06 R09 R10 R14 R17 R18 \
         X04 X05 X07 X09 X10 X11 X12 X13 X14 \
         W01 W02 W05 W08 W09 W10 W12 W13 \

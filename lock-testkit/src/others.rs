@@ -128,11 +128,18 @@ impl Others {
         &self.directory.0
     }
 
-    /// Kills the first of them, without a word, and waits until it is no more.
-    pub(crate) fn kill(&mut self) {
-        let mut child = self.children.remove(0);
-        child.kill().expect("it can be killed");
-        child.wait().expect("it ends");
+    /// Kills the first of them, without a word, and waits until none is any more: the others end by themselves, in whatever way.
+    pub(crate) async fn kill(&mut self) {
+        self.children[0].kill().expect("it can be killed");
+        let start = Moment::now();
+        while let Some(child) = self.children.last_mut() {
+            if child.try_wait().expect("it is ours").is_some() {
+                self.children.pop();
+            } else {
+                assert!(start.elapsed() < patience(), "a process has not ended");
+                sleep(Duration::from_millis(5)).await;
+            }
+        }
     }
 
     /// Stops the first of them where it is, until it is [resumed](Self::resume). `false` if this system cannot.

@@ -1,4 +1,5 @@
-//! Every entry ends, and none too early. Promises 2 and 3 of the contract; SCENARIOS C08, C17, C18, T01 to T04, T11.
+//! Every entry ends, and none too early. Promises 2 and 3 of the contract; SCENARIOS C08, C17, C18, T01 to T06,
+//! T11.
 
 use std::time::Duration;
 

@@ -75,32 +75,49 @@ pub async fn holds_of_several_processes_do_not_overlap<F: Fixture>(fixture: F) {
 }
 
 /// The lock of a process that was killed while it held and renewed it comes free when its ttl is over: not before, and not much
-/// later.
+/// later. So does that of one that aborts, or exits without a word.
 pub async fn the_lock_of_a_process_that_was_killed_comes_free_after_its_ttl<F: Fixture>(
     fixture: F,
 ) {
+    /// The first is killed, the others are told to go.
+    const PROCESSES: usize = 3;
     let ttl = 6 * SECOND;
     if let Some(told) = Told::here() {
         let (here, locks) = (&*told.directory, locks(&fixture).await);
-        let _guard = hold_until_renewed(&locks, &key_in(&fixture, here), ttl).await;
-        fs::write(here.join("held"), "").expect("a file can be written");
-        return std::future::pending().await;
+        let key = key_of(&fixture, here, told.number);
+        let _guard = hold_until_renewed(&locks, &key, ttl).await;
+        fs::write(here.join(format!("held-{}", told.number)), "").expect("a file can be written");
+        while told.number == 0 || !here.join("go").exists() {
+            sleep(MILLISECOND).await;
+        }
+        if told.number == 1 {
+            std::process::abort();
+        }
+        std::process::exit(0);
     }
-    let mut others = Others::start(&fixture, 1);
-    let held = others.directory().join("held");
-    eventually("it is held", async || held.exists()).await;
-    let (oracle, key) = (fixture.client().await, key_in(&fixture, others.directory()));
-    let locks = locks(&fixture).await;
-    refused(&oracle, &key, &owner()).await;
-    others.kill();
-    let (killed, left) = (Moment::now(), remaining(&oracle, &key).await);
-    assert!(left <= ttl + RESOLUTION, "{left:?} of {ttl:?}");
-    let lock = unrenewed(&locks, &key).with_wait(ttl + BOUND);
-    let next = hold(&lock).await;
-    let took = killed.elapsed();
-    assert!(took + RESOLUTION >= left, "after {took:?} of {left:?}");
-    assert!(took < ttl + BOUND, "it came free after {took:?}");
-    assert_eq!(next.release().await.ok(), Some(Released::Released));
+    let mut others = Others::start(&fixture, PROCESSES);
+    let here = others.directory().to_owned();
+    let is_held = |number: usize| here.join(format!("held-{number}")).exists();
+    eventually("all are held", async || (0..PROCESSES).all(is_held)).await;
+    let (oracle, locks) = (fixture.client().await, locks(&fixture).await);
+    let keys = [0, 1, 2].map(|number| key_of(&fixture, &here, number));
+    for key in &keys {
+        refused(&oracle, key, &owner()).await;
+    }
+    fs::write(here.join("go"), "").expect("a file can be written");
+    others.kill().await;
+    let comes_free = async |key: &LockKey| {
+        let (killed, left) = (Moment::now(), remaining(&oracle, key).await);
+        assert!(left <= ttl + RESOLUTION, "{left:?} of {ttl:?}");
+        let lock = unrenewed(&locks, key).with_wait(ttl + BOUND);
+        let next = hold(&lock).await;
+        let took = killed.elapsed();
+        assert!(took + RESOLUTION >= left, "after {took:?} of {left:?}");
+        assert!(took < ttl + BOUND, "it came free after {took:?}");
+        assert_eq!(next.release().await.ok(), Some(Released::Released));
+    };
+    let [killed, aborted, exited] = &keys;
+    tokio::join!(comes_free(killed), comes_free(aborted), comes_free(exited));
 }
 
 /// A process that was stopped for longer than its ttl, wherever it was, sees that it lost its lock before it does anything else,
@@ -158,6 +175,12 @@ async fn hold_until_renewed(locks: &Locks, key: &LockKey, ttl: Duration) -> Lock
     })
     .await;
     guard
+}
+
+/// The key of one of several processes of a case, which all know.
+fn key_of<F: Fixture>(fixture: &F, directory: &Path, number: usize) -> LockKey {
+    let name = format!("{}-{number}", key_in(fixture, directory).name());
+    LockKey::with_prefix(fixture.prefix(), name).expect("a valid key")
 }
 
 /// The key of a case, which all its processes know.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use lock_core::{
     AcquireRequest, Attempt, Busy, DistributedLock, Grant, LockBackend, LockGuard, LockKey, Locks,
-    LossReason, Moment, Owner, Ownership, Renew, RenewRequest, RenewalPolicy, RetryPolicy,
+    LossReason, MAX_TTL, Moment, Owner, Ownership, Renew, RenewRequest, RenewalPolicy, RetryPolicy,
 };
 use tokio::time::{sleep, timeout};
 
@@ -169,9 +169,27 @@ pub(crate) async fn take(
     ttl: Duration,
 ) -> Grant {
     match attempt(backend, key, owner, ttl).await {
-        Attempt::Granted(grant) => grant,
+        Attempt::Granted(grant) => {
+            assert_ends(backend, key, ttl).await;
+            grant
+        }
         Attempt::Busy(busy) => panic!("{key} should be free and is busy: {busy:?}"),
     }
+}
+
+/// Whatever a store grants or prolongs has an end, no later than it was asked for: after each of these steps, in every case.
+async fn assert_ends(backend: &impl LockBackend, key: &LockKey, ttl: Duration) {
+    let holder = backend.inspect(key).await;
+    let Some(holder) = holder.expect("an inspection is answered") else {
+        // It has ended.
+        return;
+    };
+    let left = holder.remaining;
+    let left = left.unwrap_or_else(|| panic!("the entry of {key} has no end"));
+    assert!(
+        left <= ttl + RESOLUTION,
+        "the entry of {key} lasts {left:?}, asked was {ttl:?}"
+    );
 }
 
 /// An attempt that must be refused.
@@ -194,7 +212,13 @@ pub(crate) async fn renew(
         .renew(&[RenewRequest::new(key, owner, ttl, how)])
         .await;
     assert_eq!(answers.len(), 1, "one renewal, one answer");
-    answers.remove(0).expect("a renewal is answered")
+    let answer = answers.remove(0).expect("a renewal is answered");
+    if answer == Ownership::Held {
+        // Left is what there was, if that was longer.
+        let most = if how == Renew::Exactly { ttl } else { MAX_TTL };
+        assert_ends(backend, key, most).await;
+    }
+    answer
 }
 
 pub(crate) async fn release(backend: &impl LockBackend, key: &LockKey, owner: &Owner) -> Ownership {

@@ -11,6 +11,7 @@ use tokio::runtime::Handle;
 use tokio::task::{self, yield_now};
 use tokio::time::sleep;
 
+use super::backend::ENDLESS;
 use super::{Broken, Flaw};
 
 impl Broken {
@@ -133,7 +134,7 @@ impl Broken {
     fn ttl(&self, request: &AcquireRequest<'_>) -> Duration {
         let ttl = request.ttl;
         match self.flaw {
-            Flaw::NeverEnds | Flaw::SetsThenExpires => ttl * 1000,
+            Flaw::NeverEnds | Flaw::SetsThenExpires => ttl * ENDLESS,
             Flaw::RoundsTheTtlDown => Duration::from_millis(ttl.as_millis().try_into().unwrap()),
             Flaw::EndsEarly => ttl * 4 / 5,
             Flaw::CountsWholeSeconds => Duration::from_secs(ttl.as_secs() + 1),

@@ -15,6 +15,9 @@ use tokio::time::sleep;
 
 use super::{Broken, Flaw};
 
+/// How many ttls are for ever.
+pub(super) const ENDLESS: u32 = 1000;
+
 #[async_trait]
 impl LockBackend for Broken {
     async fn try_acquire<'a>(&self, request: AcquireRequest<'a>) -> Result<Attempt, BackendError> {
@@ -131,6 +134,10 @@ impl LockBackend for Broken {
             found = replica.get(key.as_str()).cloned().flatten();
         }
         match (self.flaw, &mut found) {
+            // It says that it will.
+            (Flaw::NeverEnds, Some(holder)) => {
+                holder.remaining = holder.remaining.map(|remaining| remaining / ENDLESS);
+            }
             (Flaw::HasNoEnd, Some(holder)) => holder.remaining = None,
             (Flaw::TellsTheOwnerAsTheLabel, Some(holder)) => {
                 holder.label = self
