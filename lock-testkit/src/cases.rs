@@ -10,7 +10,7 @@
 //!
 //! With the environment variable `FENCELOCK_LONG`, what is of many rounds, clients or locks is as much, and what lasts is as long,
 //! as SCENARIOS says, which takes half an hour; without it there is a little of each. The soaks of [`scale`] print the seed of all
-//! that is random in them, and `FENCELOCK_SEED` takes one: in virtual time the same happens again, and in real time the same is tried.
+//! that they try at random, which a test that fails shows; with `FENCELOCK_SEED` set to it they try the same again.
 //!
 //! # What is no case
 //!

@@ -77,6 +77,9 @@ impl Broken {
                     return Ok(Attempt::Busy(busy.clone()));
                 }
             }
+            Flaw::FavoursWhoHadItLast if holder.is_none() && self.is_for_another(key) => {
+                return Ok(Attempt::Busy(Busy::default()));
+            }
             Flaw::ForgetsOneOfMany => {
                 let entries = self.honest.entries();
                 if entries.len() >= 230 {

@@ -90,6 +90,7 @@ impl LockBackend for Broken {
         };
         let owner = self.identify(owner);
         self.replicate(&key).await?;
+        self.note_release(&key);
         let is_first = {
             let mut released = self.store.released.lock().unwrap();
             released.insert(owner.expose().to_owned())

@@ -67,6 +67,8 @@ pub(super) struct Store {
     pub(super) refused: Mutex<HashMap<String, Moment>>,
     /// The owners whose releases were sent.
     pub(super) released: Mutex<HashSet<String>>,
+    /// Which client released each key last.
+    pub(super) last: Mutex<HashMap<String, Owner>>,
     /// The owners whose entries were renewed.
     pub(super) renewed: Mutex<HashSet<String>>,
     /// Who held each key before the last step.
@@ -154,6 +156,17 @@ impl Broken {
             Flaw::OneOwnerPerClient => &self.me,
             _ => owner,
         }
+    }
+
+    pub(super) fn note_release(&self, key: &LockKey) {
+        let mut last = self.store.last.lock().unwrap();
+        last.insert(key.as_str().to_owned(), self.me.clone());
+    }
+
+    /// Whether another client released `key` last.
+    pub(super) fn is_for_another(&self, key: &LockKey) -> bool {
+        let last = self.store.last.lock().unwrap();
+        last.get(key.as_str()).is_some_and(|who| *who != self.me)
     }
 
     pub(super) fn entry(&self, key: &LockKey) -> Option<Entry> {

@@ -65,6 +65,7 @@ pub(crate) enum Flaw {
     AnswersFromACache,
     LeavingTakesTheLockAlong,
     ServesWhoComesFirst,
+    FavoursWhoHadItLast,
     // names
     RefusesControlCharacters,
     IgnoresCase,

@@ -180,7 +180,7 @@ waiting::a_wait_of_zero_is_one_attempt | TriesForAWhile | an attempt for nothing
 waiting::a_wait_of_zero_is_one_attempt | WaitsForTheHolder | may or may not have done it
 waiting::a_wait_that_is_over_says_who_holds_the_lock | BusyIsAnError | the wait is over, and the error is
 waiting::a_waiter_is_served_after_a_release | KeepsTheEntryOnRelease | the waiter is served
-waiting::a_waiter_is_served_beside_a_greedy_one | WakesNobody | it is served in the end
+waiting::a_waiter_is_served_beside_a_greedy_one | FavoursWhoHadItLast | it is served in the end
 waiting::a_waiter_is_served_when_the_holder_has_died | EndsEarly | granted after
 waiting::a_waiter_that_nobody_wakes_is_served | AnswersFromACache | the waiter is served
 waiting::an_unfinished_wait_can_be_dropped | LosesTheWakeUpOfADroppedWait | not woken within

@@ -597,6 +597,10 @@ pub(crate) const TABLE: &[(Flaw, &[&str])] = &[
         &["waiting::waiters_are_served_in_the_order_they_came"],
     ),
     (
+        FavoursWhoHadItLast,
+        &["waiting::a_waiter_is_served_beside_a_greedy_one"],
+    ),
+    (
         SendsAgainWhenCut,
         &["outages::what_was_cut_off_is_not_sent_again"],
     ),

@@ -25,7 +25,8 @@ impl Wakeups for Broken {
             std::future::pending::<()>().await;
         }
         let wakeups = self.honest.wakeups().unwrap();
-        let place = place.filter(|_| self.flaw != Flaw::ServesWhoComesFirst);
+        let keeps_no_line = [Flaw::ServesWhoComesFirst, Flaw::FavoursWhoHadItLast];
+        let place = place.filter(|_| !keeps_no_line.contains(&self.flaw));
         let honest = wakeups.subscribe(&key, place).await?;
         let dropped = self.store.dropped.load(Ordering::SeqCst);
         let mut subscribed = self.store.subscribed.lock().unwrap();
