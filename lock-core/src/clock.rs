@@ -1,11 +1,16 @@
 //! The one clock: elapsed time that is never too short. Not the wall clock, which decides nothing here.
 
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 /// No deadline is further away: 30 years, which every clock can count.
 const FARTHEST: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
+
+/// From when on tokio's clock is counted, so that a reading is one number.
+#[allow(clippy::disallowed_methods, reason = "this is the clock module")]
+static START: LazyLock<std::time::Instant> = LazyLock::new(std::time::Instant::now);
 
 /// A point in time, read from two clocks at once.
 ///
@@ -18,7 +23,7 @@ const FARTHEST: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
 /// a [`Deadline`].
 #[derive(Debug, Clone, Copy)]
 pub struct Moment {
-    instant: Instant,
+    running: Reading,
     /// In nanoseconds.
     boot: u64,
 }
@@ -29,9 +34,15 @@ pub struct Moment {
 /// between deadlines stays whatever the clocks do.
 #[derive(Debug, Clone, Copy)]
 pub struct Deadline {
-    instant: Instant,
+    running: Reading,
     boot: u64,
 }
+
+/// A reading of tokio's clock alone. For timers and for people; not for deciding about a lease.
+///
+/// In nanoseconds since [`START`]; negative where a paused clock was stopped before that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Reading(i64);
 
 impl Moment {
     /// This moment.
@@ -39,7 +50,7 @@ impl Moment {
     #[allow(clippy::disallowed_methods, reason = "this is the clock module")]
     pub fn now() -> Self {
         Self {
-            instant: Instant::now(),
+            running: Reading::of(Instant::now()),
             boot: since_boot(),
         }
     }
@@ -47,8 +58,8 @@ impl Moment {
     /// The time from this moment until `later`; zero if `later` is earlier.
     #[must_use]
     pub fn until(&self, later: &Self) -> Duration {
-        let running = later.instant.saturating_duration_since(self.instant);
-        running.max(Duration::from_nanos(later.boot.saturating_sub(self.boot)))
+        let running = later.running.nanos_since(self.running);
+        Duration::from_nanos(running.max(later.boot.saturating_sub(self.boot)))
     }
 
     /// The time that has passed since this moment.
@@ -60,21 +71,15 @@ impl Moment {
     /// The moment `time` later on both clocks; at most 30 years.
     #[must_use]
     pub fn after(&self, time: Duration) -> Deadline {
-        let time = time.min(FARTHEST);
         Deadline {
-            instant: self.instant.checked_add(time).unwrap_or(self.instant),
+            running: self.running.after(time),
             boot: self.boot.saturating_add(nanos(time)),
         }
     }
 
-    /// The instant of tokio's clock, `after` later. For timers and for people; not for deciding about a lease.
-    pub(crate) fn instant_after(&self, after: Duration) -> Option<Instant> {
-        self.instant.checked_add(after)
-    }
-
     /// The reading of tokio's clock alone.
-    pub(crate) fn instant(&self) -> Instant {
-        self.instant
+    pub(crate) fn reading(&self) -> Reading {
+        self.running
     }
 }
 
@@ -82,31 +87,32 @@ impl Deadline {
     /// How long it is from `now` until the deadline; zero once it is reached.
     #[must_use]
     pub fn left(&self, now: &Moment) -> Duration {
-        let running = self.instant.saturating_duration_since(now.instant);
-        if cfg!(target_os = "linux") {
-            running.min(Duration::from_nanos(self.boot.saturating_sub(now.boot)))
+        let running = self.running.nanos_since(now.running);
+        let left = if cfg!(target_os = "linux") {
+            running.min(self.boot.saturating_sub(now.boot))
         } else {
             running
-        }
+        };
+        Duration::from_nanos(left)
     }
 
-    /// Where it is on tokio's clock alone. For timers.
-    pub(crate) fn instant(&self) -> Instant {
-        self.instant
+    /// Where it is on tokio's clock alone.
+    pub(crate) fn reading(&self) -> Reading {
+        self.running
     }
 
     /// How long ago the deadline was; zero until it is reached.
     #[must_use]
     pub fn past(&self, now: &Moment) -> Duration {
-        let running = now.instant.saturating_duration_since(self.instant);
-        running.max(Duration::from_nanos(now.boot.saturating_sub(self.boot)))
+        let running = now.running.nanos_since(self.running);
+        Duration::from_nanos(running.max(now.boot.saturating_sub(self.boot)))
     }
 
     /// What is not reached before both are.
     #[must_use]
     pub fn later(self, other: Self) -> Self {
         Self {
-            instant: self.instant.max(other.instant),
+            running: self.running.max(other.running),
             boot: self.boot.max(other.boot),
         }
     }
@@ -115,9 +121,50 @@ impl Deadline {
     #[must_use]
     pub fn earlier(self, other: Self) -> Self {
         Self {
-            instant: self.instant.min(other.instant),
+            running: self.running.min(other.running),
             boot: self.boot.min(other.boot),
         }
+    }
+}
+
+impl Reading {
+    fn of(instant: Instant) -> Self {
+        let (start, instant) = (*START, instant.into_std());
+        let signed = |time: Duration| i64::try_from(time.as_nanos()).unwrap_or(i64::MAX);
+        Self(match instant.checked_duration_since(start) {
+            Some(since) => signed(since),
+            None => signed(start.saturating_duration_since(instant)).saturating_neg(),
+        })
+    }
+
+    /// The instant of tokio's clock.
+    pub(crate) fn instant(self) -> Instant {
+        let from_start = Duration::from_nanos(self.0.unsigned_abs());
+        let instant = if self.0 < 0 {
+            START.checked_sub(from_start)
+        } else {
+            START.checked_add(from_start)
+        };
+        Instant::from_std(instant.unwrap_or(*START))
+    }
+
+    /// The reading `time` later; at most 30 years.
+    pub(crate) fn after(self, time: Duration) -> Self {
+        Self(self.0.saturating_add_unsigned(nanos(time)))
+    }
+
+    /// The reading `time` earlier; at most 30 years.
+    pub(crate) fn before(self, time: Duration) -> Self {
+        Self(self.0.saturating_sub_unsigned(nanos(time)))
+    }
+
+    /// The time from this reading until `later`; zero if `later` is earlier.
+    pub(crate) fn until(self, later: Self) -> Duration {
+        Duration::from_nanos(later.nanos_since(self))
+    }
+
+    fn nanos_since(self, earlier: Self) -> u64 {
+        u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or_default()
     }
 }
 
@@ -134,8 +181,9 @@ fn since_boot() -> u64 {
     0
 }
 
+/// At most those of 30 years.
 fn nanos(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+    u64::try_from(time.min(FARTHEST).as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
@@ -146,7 +194,7 @@ mod tests {
 
     fn later(moment: Moment, running: Duration, boot: Duration) -> Moment {
         Moment {
-            instant: moment.instant + running,
+            running: moment.running.after(running),
             boot: moment.boot + nanos(boot),
         }
     }
@@ -201,6 +249,21 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    #[allow(clippy::disallowed_methods, reason = "this is the clock module")]
+    async fn a_reading_is_the_instant_that_was_read_also_one_before_the_first() {
+        let now = Instant::now();
+        for instant in [now, now + 3600 * SECOND, now - SECOND, now - 60 * SECOND] {
+            assert_eq!(Reading::of(instant).instant(), instant);
+        }
+        let (early, late) = (Reading::of(now - SECOND), Reading::of(now + SECOND));
+        assert!(early < late);
+        assert_eq!(early.until(late), 2 * SECOND);
+        assert_eq!(late.until(early), Duration::ZERO);
+        assert_eq!(early.after(2 * SECOND), late);
+        assert_eq!(late.before(2 * SECOND), early);
     }
 
     #[tokio::test(start_paused = true)]

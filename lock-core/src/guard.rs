@@ -93,10 +93,8 @@ impl LockGuard {
     /// which also counts time that the system was suspended and is to be preferred.
     #[must_use]
     pub fn deadline(&self) -> Instant {
-        let now = Moment::now();
-        now.instant_after(self.remaining())
-            .unwrap_or_else(|| now.instant())
-            .into_std()
+        let now = Moment::now().reading();
+        now.after(self.remaining()).instant().into_std()
     }
 
     /// Resolves when the lock is lost, no later than the deadline, with the reason; at once if it is lost already.

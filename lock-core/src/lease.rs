@@ -12,7 +12,7 @@ use crate::clock::{Deadline, Moment};
 use crate::error::{BackendError, LockError, LossReason};
 use crate::fencing::FencingRange;
 use crate::key::LockKey;
-use crate::line::{CLAIM, Spot};
+use crate::line::Spot;
 use crate::owner::Owner;
 use crate::policy::{KeptTerms, Terms, validity};
 use crate::renewer::Renewer;
@@ -26,7 +26,6 @@ mod state;
 mod turn;
 
 pub use close::Released;
-pub(crate) use operation::Operation;
 use passing::Series;
 use state::{Locked, State, left};
 pub(crate) use turn::Turn;
@@ -128,7 +127,7 @@ impl Lease {
     /// if no task of ours has run since the grant.
     pub(crate) fn remaining(&self) -> Duration {
         let state = self.state();
-        state.remaining(&self.terms(), Moment::now())
+        state.remaining(&self.terms, Moment::now())
     }
 
     /// The same, or how the lease ended. An end that only the clock knows of is noted.
@@ -138,23 +137,14 @@ impl Lease {
         self.note_deadline(&mut state, now);
         match state.ended {
             Some(reason) => Err(reason),
-            None => Ok(state.remaining(&self.terms(), now)),
+            None => Ok(state.remaining(&self.terms, now)),
         }
     }
 
-    /// Until when its holder may believe in it, ended or not.
+    /// Until when those who stand in line wait for it: while it is held, until its end, and if its release was begun, no longer
+    /// than for the answer to that.
     pub(crate) fn deadline(&self) -> Deadline {
         self.state().deadline
-    }
-
-    /// Until when those who stand in line wait for it: if its release was begun, no longer than for the answer to that.
-    pub(crate) fn held_until(&self) -> Deadline {
-        let state = self.state();
-        let answer = self.terms().op_timeout.saturating_add(CLAIM);
-        match state.closed_at {
-            Some(closed) => state.deadline.earlier(closed.after(answer)),
-            None => state.deadline,
-        }
     }
 
     /// What others hear of the holder while there is one, or is about to be one again.
@@ -162,7 +152,7 @@ impl Lease {
         let state = self.state();
         let now = Moment::now();
         let is_on_its_way = state.on_offer && !state.deadline.left(&now).is_zero();
-        if state.remaining(&self.terms(), now).is_zero() && !is_on_its_way {
+        if state.remaining(&self.terms, now).is_zero() && !is_on_its_way {
             return None;
         }
         let holder = Holder::new()
@@ -191,7 +181,7 @@ impl Lease {
         let now = Moment::now();
         let was_stuck = {
             let mut state = self.state();
-            let was_stuck = state.is_stuck(&self.terms(), now);
+            let was_stuck = state.is_stuck(&self.terms, now);
             match &mut state.progress {
                 Some(progress) => **progress = now,
                 None => state.progress = Some(Box::new(now)),
@@ -222,10 +212,10 @@ impl Lease {
 
     /// Ends the lease if its time is over.
     fn note_deadline<'a>(&'a self, state: &mut Locked<'a>, now: Moment) {
-        if state.ended.is_none() && state.remaining(&self.terms(), now) <= SIGNAL_LEAD {
-            let reason = if state.hold_left(&self.terms(), now) <= SIGNAL_LEAD {
+        if state.ended.is_none() && state.remaining(&self.terms, now) <= SIGNAL_LEAD {
+            let reason = if state.hold_left(&self.terms, now) <= SIGNAL_LEAD {
                 LossReason::HeldTooLong
-            } else if state.is_stuck(&self.terms(), now) {
+            } else if state.is_stuck(&self.terms, now) {
                 LossReason::NoProgress
             } else {
                 LossReason::Unconfirmed
@@ -246,7 +236,7 @@ impl Lease {
     fn unanswered(&self, what: &str) -> LockError {
         let source = BackendError::unknown(format!(
             "no answer to {what} within {:?}",
-            self.terms().op_timeout
+            self.terms.op_timeout()
         ));
         LockError::Unknown {
             key: self.key.clone(),
@@ -264,10 +254,20 @@ impl Lease {
 
     /// The store confirmed that the entry lasts for `ttl` from `asked` on.
     fn confirm(&self, asked: Moment, ttl: Duration) {
-        let mut state = self.state();
-        let now = Moment::now();
+        self.confirm_locked(&mut self.state(), Moment::now(), asked, ttl);
+    }
+
+    /// The same, now that it is `now`: read while the state is locked, so that whoever found before that it has ended did so
+    /// before `now`.
+    fn confirm_locked<'a>(
+        &'a self,
+        state: &mut Locked<'a>,
+        now: Moment,
+        asked: Moment,
+        ttl: Duration,
+    ) {
         // What the holder has seen end does not come back.
-        self.note_deadline(&mut state, now);
+        self.note_deadline(state, now);
         state.uncertain = false;
         if state.ended.is_some() || state.frozen {
             return;
@@ -325,6 +325,6 @@ mod tests {
     #[test]
     #[cfg(target_pointer_width = "64")]
     fn a_lease_is_small() {
-        assert!(size_of::<Lease>() <= 400, "{}", size_of::<Lease>());
+        assert!(size_of::<Lease>() <= 328, "{}", size_of::<Lease>());
     }
 }

@@ -511,7 +511,7 @@ impl Seen {
                 let Some(lease) = lease.upgrade() else {
                     return Ok(Duration::MAX);
                 };
-                let end = lease.held_until();
+                let end = lease.deadline();
                 let left = end.left(&now);
                 return if left.is_zero() {
                     Ok(end.past(&now))

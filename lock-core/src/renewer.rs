@@ -1,24 +1,24 @@
 //! Whose turn it is to be renewed: one list and at most one task per backend and runtime. Not what a renewal means for
 //! a lease: that is the lease's.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
-use tokio::time::Instant;
 
 use crate::backend::Renew;
-use crate::clock::Moment;
-use crate::lease::{Lease, Operation, Turn};
+use crate::clock::{Moment, Reading};
+use crate::lease::{Lease, Turn};
 use crate::observe::contained;
 use crate::store::Call;
 use crate::timer;
 
 /// The most renewals in one call to the backend.
-const BATCH: usize = 256;
+const BATCH: usize = 200;
 
 /// The farthest that renewals are brought forward to go together with one that is due.
 const WINDOW: Duration = Duration::from_millis(20);
@@ -35,30 +35,67 @@ pub(crate) struct Renewer {
     sooner: Notify,
 }
 
-#[derive(Default)]
 struct List {
-    /// With each, how many microseconds sooner it may have its turn.
-    turns: BTreeMap<Link, (Arc<Lease>, u32)>,
-    links: u64,
+    turns: BTreeMap<Link, Arc<Lease>>,
+    /// Those whose renewal is under way, together, until it is over; due when the first of them ends.
+    under_way: BTreeMap<Link, Arc<[Arc<Lease>]>>,
+    /// The number of the next link.
+    next: NonZeroU32,
     /// Whether a lease was linked since the task last looked.
     linked: bool,
     running: bool,
     /// When the task looks at the list next, if it sleeps.
-    next_look: Option<Instant>,
+    next_look: Option<Reading>,
 }
 
-/// A lease's place in the list.
+/// A place in the list. Its number is used again after some four thousand million others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Link {
-    due: Instant,
-    number: u64,
+    due: Reading,
+    number: NonZeroU32,
+    /// How many microseconds sooner it may be.
+    slack: u32,
+}
+
+impl Link {
+    fn may_be_now(&self, now: Reading) -> bool {
+        self.due.before(Duration::from_micros(self.slack.into())) <= now
+    }
+}
+
+impl List {
+    /// A place in the list, `after` from `now`, or up to `slack` sooner.
+    fn place(&mut self, now: Moment, after: Duration, slack: Duration) -> Link {
+        let number = self.next;
+        self.next = number.checked_add(1).unwrap_or(NonZeroU32::MIN);
+        Link {
+            due: now.reading().after(after),
+            number,
+            // No more is ever used.
+            slack: u32::try_from(slack.min(WINDOW).as_micros()).unwrap_or_default(),
+        }
+    }
+
+    fn first_due(&self) -> Option<Reading> {
+        let turn = self.turns.keys().next();
+        let under_way = self.under_way.keys().next();
+        let first = turn.into_iter().chain(under_way).min();
+        first.map(|link| link.due)
+    }
 }
 
 impl Renewer {
     pub(crate) fn new(runtime: Handle) -> Arc<Self> {
         Arc::new(Self {
             runtime,
-            list: Mutex::default(),
+            list: Mutex::new(List {
+                turns: BTreeMap::new(),
+                under_way: BTreeMap::new(),
+                next: NonZeroU32::MIN,
+                linked: false,
+                running: false,
+                next_look: None,
+            }),
             sooner: Notify::new(),
         })
     }
@@ -73,11 +110,9 @@ impl Renewer {
     }
 
     pub(crate) fn leases(&self) -> Vec<Arc<Lease>> {
-        self.list()
-            .turns
-            .values()
-            .map(|(lease, _)| Arc::clone(lease))
-            .collect()
+        let list = self.list();
+        let under_way = list.under_way.values().flat_map(|leases| leases.iter());
+        list.turns.values().chain(under_way).cloned().collect()
     }
 
     /// Links `lease` to have its turn `after` from `now`, or up to `slack` sooner.
@@ -88,17 +123,16 @@ impl Renewer {
         after: Duration,
         slack: Duration,
     ) -> Link {
-        let due = now.instant_after(after).unwrap_or_else(|| now.instant());
         let mut list = self.list();
-        list.links = list.links.wrapping_add(1);
+        let link = list.place(now, after, slack);
+        list.turns.insert(link, Arc::clone(lease));
+        self.linked(list, link);
+        link
+    }
+
+    /// Has the task look at the list in time.
+    fn linked(self: &Arc<Self>, mut list: MutexGuard<'_, List>, link: Link) {
         list.linked = true;
-        let link = Link {
-            due,
-            number: list.links,
-        };
-        // No more is ever used.
-        let slack = u32::try_from(slack.min(WINDOW).as_micros()).unwrap_or_default();
-        list.turns.insert(link, (Arc::clone(lease), slack));
         if !list.running {
             list.running = true;
             let running = Running {
@@ -107,11 +141,10 @@ impl Renewer {
             };
             drop(list);
             self.runtime.spawn(running.run());
-        } else if list.next_look.is_some_and(|look| due < look) {
+        } else if list.next_look.is_some_and(|look| link.due < look) {
             drop(list);
             self.sooner.notify_one();
         }
-        link
     }
 
     pub(crate) fn unlink(&self, link: Link) {
@@ -123,54 +156,53 @@ impl Renewer {
     /// Takes out the leases whose turn has come; none if the first turn is later. Says when to look next, or that the
     /// list is empty and the task is over.
     fn take_due(&self) -> Due {
-        let now = Moment::now().instant();
+        let moment = Moment::now();
+        let now = moment.reading();
         let mut list = self.list();
         let mut leases = Vec::new();
-        if list
-            .turns
-            .keys()
-            .next()
-            .is_some_and(|first| first.due <= now)
-        {
-            let horizon = now.checked_add(WINDOW).unwrap_or(now);
-            let links: Vec<Link> = list
-                .turns
-                .iter()
-                .take_while(|(link, _)| link.due <= horizon)
-                .filter(|(link, (_, slack))| {
-                    link.due
-                        .checked_sub(Duration::from_micros((*slack).into()))
-                        .is_none_or(|early| early <= now)
-                })
-                .map(|(link, _)| *link)
-                .collect();
-            leases.extend(
-                links
-                    .iter()
-                    .filter_map(|link| Some((*link, list.turns.remove(link)?.0))),
-            );
+        while let Some(first) = list.turns.first_entry() {
+            // What is not due yet only fills up a batch of what is.
+            let fills_up = !leases.is_empty() && leases.len() < BATCH;
+            if first.key().due > now && !(fills_up && first.key().may_be_now(now)) {
+                break;
+            }
+            leases.push(first.remove_entry());
         }
-        list.next_look = list.turns.keys().next().map(|first| first.due);
+        let mut overdue = Vec::new();
+        while let Some(first) = list.under_way.first_entry()
+            && first.key().due <= now
+        {
+            overdue.push(first.remove());
+        }
+        list.next_look = list.first_due();
+        let is_nothing_due = leases.is_empty() && overdue.is_empty();
         if std::mem::take(&mut list.linked) {
-            let soon = now.checked_add(PACE).unwrap_or(now);
+            let soon = now.after(PACE);
             list.next_look = Some(list.next_look.map_or(soon, |look| look.min(soon)));
-        } else if leases.is_empty() && list.turns.is_empty() {
+        } else if is_nothing_due && list.next_look.is_none() {
             list.running = false;
         }
         // Taken while the list is locked: a shutdown finds each lease in the list, or this call under way.
-        let call = leases.first().map(|(_, lease)| Call::at(Arc::clone(lease)));
+        let first = leases.first().map(|(_, lease)| lease);
+        let first = first.or_else(|| overdue.first()?.first());
+        let call = first.map(|lease| Call::at(Arc::clone(lease)));
         Due {
             leases,
+            overdue,
+            now: moment,
             next_look: list.next_look,
             _call: call,
         }
     }
 }
 
-/// Leases that were taken out of the list because their turn has come.
+/// What was taken out of the list because its time has come.
 struct Due {
     leases: Vec<(Link, Arc<Lease>)>,
-    next_look: Option<Instant>,
+    /// Renewals that are under way for too long.
+    overdue: Vec<Arc<[Arc<Lease>]>>,
+    now: Moment,
+    next_look: Option<Reading>,
     _call: Option<Call<Arc<Lease>>>,
 }
 
@@ -186,7 +218,7 @@ impl Running {
         let renewer = Arc::clone(&self.renewer);
         loop {
             let due = renewer.take_due();
-            let (nothing_due, next_look) = (due.leases.is_empty(), due.next_look);
+            let (nothing_due, next_look) = (due._call.is_none(), due.next_look);
             renewer.give_turns(due);
             match next_look {
                 None if nothing_due => {
@@ -195,7 +227,7 @@ impl Running {
                 }
                 None => {}
                 Some(look) => {
-                    let pause = look.saturating_duration_since(Moment::now().instant());
+                    let pause = Moment::now().reading().until(look);
                     timer::timeout(pause, pin!(renewer.sooner.notified())).await;
                 }
             }
@@ -214,25 +246,26 @@ impl Drop for Running {
 
 impl Renewer {
     /// Starts the renewals of `due`, those with one time limit together.
-    fn give_turns(&self, due: Due) {
-        let mut batches: HashMap<Duration, Vec<Renewal>> = HashMap::new();
+    fn give_turns(self: &Arc<Self>, due: Due) {
+        for lease in due.overdue.iter().flat_map(|leases| leases.iter()) {
+            lease.watch();
+        }
+        let mut batches: BTreeMap<Duration, Vec<Renewal>> = BTreeMap::new();
         for (link, lease) in due.leases {
-            match lease.turn(link) {
+            match lease.turn(link, due.now) {
                 Turn::Renew {
-                    operation,
                     ttl,
                     limit,
+                    ends,
                     alone,
                 } => {
-                    // Its deadline is watched while its renewal is under way.
-                    lease.link(Duration::MAX, Duration::ZERO);
                     let renewal = Renewal {
-                        operation: Some(operation),
+                        lease: Some(lease),
                         ttl,
-                        asked: Moment::now(),
+                        ends,
                     };
                     if alone {
-                        self.runtime.spawn(renew(vec![renewal], limit));
+                        self.start(vec![renewal], due.now, limit);
                     } else {
                         batches.entry(limit).or_default().push(renewal);
                     }
@@ -244,71 +277,116 @@ impl Renewer {
         for (limit, mut renewals) in batches {
             while !renewals.is_empty() {
                 let rest = renewals.split_off(renewals.len().min(BATCH));
-                self.runtime.spawn(renew(renewals, limit));
+                self.start(renewals, due.now, limit);
                 renewals = rest;
             }
         }
+    }
+
+    /// Starts renewals that go together, at least one.
+    fn start(self: &Arc<Self>, renewals: Vec<Renewal>, now: Moment, limit: Duration) {
+        let leases = renewals.iter().filter_map(|renewal| renewal.lease.clone());
+        let leases: Arc<[_]> = leases.collect();
+        let ends = renewals.iter().map(|renewal| renewal.ends).min();
+        let under_way = {
+            let mut list = self.list();
+            let link = list.place(now, ends.unwrap_or_default(), Duration::ZERO);
+            list.under_way.insert(link, Arc::clone(&leases));
+            self.linked(list, link);
+            UnderWay {
+                renewer: Arc::clone(self),
+                link,
+            }
+        };
+        // A shutdown may not have seen them in the list.
+        for lease in leases.iter() {
+            lease.end_if_closed();
+        }
+        self.runtime.spawn(renew(
+            Batch {
+                renewals,
+                under_way,
+            },
+            limit,
+        ));
+    }
+}
+
+/// Renewals that go together.
+struct Batch {
+    // Dropped first: each lease is in the list by itself again, or not to be renewed any more.
+    renewals: Vec<Renewal>,
+    #[allow(dead_code, reason = "dropped with the batch")]
+    under_way: UnderWay,
+}
+
+/// The mark in the list that renewals are under way.
+struct UnderWay {
+    renewer: Arc<Renewer>,
+    link: Link,
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        let removed = self.renewer.list().under_way.remove(&self.link);
+        // As in `unlink`.
+        drop(removed);
     }
 }
 
 /// One renewal under way. Dropped without an answer (a backend that panicked, a runtime that ended), it is unknown.
 struct Renewal {
-    operation: Option<Operation>,
+    lease: Option<Arc<Lease>>,
     ttl: Duration,
-    asked: Moment,
+    /// How long its lease lasts if it is not renewed.
+    ends: Duration,
 }
 
-async fn renew(mut renewals: Vec<Renewal>, limit: Duration) {
-    let Some(store) = renewals
-        .first()
-        .and_then(|renewal| renewal.operation.as_ref())
-        .map(|operation| Arc::clone(operation.lease().store()))
-    else {
+impl Renewal {
+    /// What to send, unless its lease was released or lost since: it is never renewed after that.
+    fn is_wanted(&mut self, asked: Moment) -> bool {
+        let is_wanted = |lease: &mut Arc<Lease>| lease.asks_again(asked, self.ttl);
+        if self.lease.as_mut().is_some_and(is_wanted) {
+            return true;
+        }
+        self.lease = None;
+        false
+    }
+}
+
+async fn renew(mut batch: Batch, limit: Duration) {
+    let renewals = &mut batch.renewals;
+    let first = renewals.first().and_then(|renewal| renewal.lease.as_ref());
+    let Some(store) = first.map(|lease| Arc::clone(lease.store())) else {
         return;
     };
     let _call = store.call();
-    // Released or lost since: never renewed after that.
-    renewals.retain(|renewal| {
-        renewal
-            .operation
-            .as_ref()
-            .is_some_and(|operation| operation.lease().check().is_ok())
-    });
+    let asked = Moment::now();
+    renewals.retain_mut(|renewal| renewal.is_wanted(asked));
     let answers = {
-        let asked = Moment::now();
-        for renewal in &mut renewals {
-            renewal.asked = asked;
-            if let Some(operation) = &renewal.operation {
-                operation.lease().asks(asked, renewal.ttl);
-            }
-        }
         let requests: Vec<_> = renewals
             .iter()
             .filter_map(|renewal| {
-                Some(
-                    renewal
-                        .operation
-                        .as_ref()?
-                        .request(renewal.ttl, Renew::AtLeast),
-                )
+                let lease = renewal.lease.as_ref()?;
+                Some(lease.renewal(renewal.ttl, Renew::AtLeast))
             })
             .collect();
-        timer::timeout(limit, store.backend.renew(&requests)).await
+        timer::timeout_from(Some(asked), limit, store.backend.renew(&requests)).await
     };
     let mut answers = answers.unwrap_or_default().into_iter();
-    for mut renewal in renewals {
-        let (asked, ttl, answer) = (renewal.asked, renewal.ttl, answers.next());
-        if let Some(operation) = renewal.operation.take() {
+    for renewal in renewals {
+        let answer = answers.next();
+        if let Some(lease) = renewal.lease.take() {
             // It may wake somebody, whose panic must not cost the others their answers.
-            contained(|| operation.renewed(asked, ttl, answer));
+            contained(|| lease.renewed(asked, renewal.ttl, answer));
         }
     }
 }
 
 impl Drop for Renewal {
     fn drop(&mut self) {
-        if let Some(operation) = self.operation.take() {
-            contained(|| operation.dropped(self.asked, self.ttl));
+        if let Some(lease) = self.lease.take() {
+            contained(|| lease.renewal_dropped());
         }
     }
 }

@@ -10,18 +10,18 @@ use std::task::Poll;
 use std::time::Duration;
 
 use tokio::runtime::{Handle, Id};
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::{Sleep, sleep_until};
 
-use crate::clock::Moment;
+use crate::clock::{Moment, Reading};
 
 /// Whether the current runtime can make timers.
 pub(crate) fn timers_work_here() -> bool {
-    Handle::try_current().is_ok() && make_sleep(Moment::now().instant()).is_some()
+    Handle::try_current().is_ok() && make_sleep(Moment::now().reading()).is_some()
 }
 
 /// A runtime without a time driver says so by a panic, and in no other way.
-fn make_sleep(until: Instant) -> Option<Sleep> {
-    catch_unwind(|| sleep_until(until)).ok()
+fn make_sleep(until: Reading) -> Option<Sleep> {
+    catch_unwind(|| sleep_until(until.instant())).ok()
 }
 
 /// Resolves `after` after it was first polled, on whatever runtime polls it. Polled outside every runtime it is silent.
@@ -75,7 +75,7 @@ pub(crate) fn timeout_from<F: Future + Unpin>(
                     now.after(limit.saturating_sub(begun.until(&now)))
                 };
                 made_on = Some(runtime.id());
-                sleep.set(make_sleep(end.instant()));
+                sleep.set(make_sleep(end.reading()));
             }
             match sleep.as_mut().as_pin_mut() {
                 Some(sleep) => sleep.poll(context).map(|()| None),

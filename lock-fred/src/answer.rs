@@ -29,14 +29,12 @@ impl Reply {
         let Self::List(parts) = self else {
             return false;
         };
-        match parts.first() {
-            Some(Self::Text(_)) => parts
-                .iter()
-                .all(|part| !matches!(part, Self::Text(text) if text.len() > LONGEST_TEXT)),
-            // Several answers.
-            Some(Self::List(_)) => parts.iter().all(Self::is_of_a_script),
-            _ => false,
-        }
+        let is_fine = |part: &Self| match part {
+            Self::Text(text) => text.len() <= LONGEST_TEXT,
+            Self::List(_) => part.is_of_a_script(),
+            _ => true,
+        };
+        matches!(parts.first(), Some(Self::Text(_))) && parts.iter().all(is_fine)
     }
 }
 
@@ -105,6 +103,32 @@ impl Answer {
         }
     }
 
+    /// The answers to so many renewals.
+    pub(crate) fn of_renewals(reply: &Reply, count: usize) -> Vec<Result<Ownership, BackendError>> {
+        let letters = match reply {
+            Reply::List(parts) if reply.is_of_a_script() => match parts.as_slice() {
+                [Reply::Text(word), Reply::Text(letters), others @ ..]
+                    if word == b"renewed" && letters.len() == count =>
+                {
+                    Some((letters, others))
+                }
+                _ => None,
+            },
+            _ => None,
+        };
+        let Some((letters, others)) = letters else {
+            return (0..count).map(|_| Err(error::senseless())).collect();
+        };
+        let mut others = others.iter();
+        let mut answer = |letter: &u8| match letter {
+            b'h' => Ok(Ownership::Held),
+            b'a' => Ok(Ownership::Absent),
+            b't' => Ok(Ownership::Taken),
+            _ => Self::of(others.next().unwrap_or(&Reply::Nil), "")?.ownership(),
+        };
+        letters.iter().map(&mut answer).collect()
+    }
+
     pub(crate) fn ownership(self) -> Result<Ownership, BackendError> {
         match self {
             Self::Owner(ownership) => Ok(ownership),
@@ -150,8 +174,9 @@ mod tests {
             Reply::List(vec![word("held")]),
             Reply::List(vec![word("failed"), word("SET"), longest]),
             Reply::List(vec![
-                Reply::List(vec![word("held")]),
-                Reply::List(vec![word("taken")]),
+                word("renewed"),
+                word("h?"),
+                Reply::List(vec![word("conflict"), word("list")]),
             ]),
         ] {
             assert!(answer.is_of_a_script(), "{answer:?}");
@@ -164,8 +189,45 @@ mod tests {
             Reply::List(vec![Reply::Number(1), word("held")]),
             Reply::List(vec![Reply::List(vec![word("held")]), Reply::Number(1)]),
             Reply::List(vec![Reply::List(vec![])]),
+            Reply::List(vec![Reply::List(vec![word("held")])]),
+            Reply::List(vec![word("renewed"), word("?"), Reply::List(vec![])]),
         ] {
             assert!(!odd.is_of_a_script(), "{odd:?}");
+        }
+    }
+
+    #[test]
+    fn renewals_are_answered_one_by_one_and_no_other_number_of_them() {
+        let word = |word: &str| Reply::Text(word.as_bytes().to_vec());
+        let found = Reply::List(vec![word("conflict"), word("list")]);
+        let reply = Reply::List(vec![word("renewed"), word("h?at?"), found]);
+        let answers = Answer::of_renewals(&reply, 5);
+        let kind = |error: &BackendError| error.kind();
+        let seen: Vec<_> = answers
+            .iter()
+            .map(|one| one.as_ref().map_err(kind))
+            .collect();
+        assert_eq!(
+            seen,
+            [
+                Ok(&Ownership::Held),
+                Err(BackendErrorKind::Conflict),
+                Ok(&Ownership::Absent),
+                Ok(&Ownership::Taken),
+                // What it was is missing.
+                Err(BackendErrorKind::Unknown),
+            ]
+        );
+        for (odd, count) in [
+            (reply, 4),
+            (Reply::List(vec![word("held")]), 1),
+            (Reply::List(vec![word("renewed")]), 0),
+            (Reply::List(vec![word("renewed"), Reply::Number(1)]), 1),
+            (word("renewed"), 1),
+        ] {
+            let answers = Answer::of_renewals(&odd, count);
+            assert_eq!(answers.len(), count);
+            assert!(answers.iter().all(Result::is_err), "{odd:?}");
         }
     }
 }

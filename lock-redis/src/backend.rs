@@ -1,6 +1,6 @@
 //! Locks on a Redis server: calls to scripts, and their answers back. No retry, no waiting, no policy.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,7 +14,7 @@ use lock_core::{
 };
 use redis::aio::{ConnectionLike, ConnectionManager};
 
-use crate::answer::{Answer, Reply};
+use crate::answer::Answer;
 use crate::client::{self, Given, Part, Settings, Target};
 use crate::connection::{Link, Own};
 use crate::error::Failure;
@@ -237,13 +237,14 @@ impl LockBackend for RedisBackend {
         let batches = self.batches(renewals);
         let requests = batches.iter().map(|batch| self.renew_batch(batch));
         let answers = join_all(requests).await;
-        let mut sorted: Vec<_> = renewals.iter().map(|_| Err(error::senseless())).collect();
+        let mut sorted: Vec<_> = renewals.iter().map(|_| None).collect();
         for ((index, _), answer) in batches.iter().flatten().zip(answers.into_iter().flatten()) {
             if let Some(place) = sorted.get_mut(*index) {
-                *place = answer;
+                *place = Some(answer);
             }
         }
-        sorted
+        let or_odd = |answer: Option<_>| answer.unwrap_or_else(|| Err(error::senseless()));
+        sorted.into_iter().map(or_odd).collect()
     }
 
     async fn release(&self, key: &LockKey, owner: &Owner) -> Result<Ownership, BackendError> {
@@ -324,13 +325,13 @@ impl RedisBackend {
     /// Renewals that can go together: in a cluster those of one slot.
     fn batches<'a>(&self, renewals: &'a [RenewRequest<'a>]) -> Vec<Batch<'a>> {
         let mut parts: HashMap<Part, Batch<'a>> = HashMap::new();
-        for renewal in renewals.iter().enumerate() {
-            let part = if self.cluster {
-                client::slot_of(renewal.1.key.as_str())
-            } else {
-                Part::All
-            };
-            parts.entry(part).or_default().push(renewal);
+        if self.cluster {
+            for renewal in renewals.iter().enumerate() {
+                let part = client::slot_of(renewal.1.key.as_str());
+                parts.entry(part).or_default().push(renewal);
+            }
+        } else {
+            parts.insert(Part::All, renewals.iter().enumerate().collect());
         }
         let chunks = parts
             .values()
@@ -377,30 +378,26 @@ impl RedisBackend {
             .iter()
             .map(|(_, renewal)| renewal.key.as_str())
             .collect();
-        let ttls: Vec<_> = batch
-            .iter()
-            .map(|(_, renewal)| milliseconds(renewal.ttl))
-            .collect();
+        // Most are the same.
+        let mut ttls = BTreeMap::new();
+        for (_, renewal) in batch {
+            let text = || milliseconds(renewal.ttl);
+            ttls.entry(renewal.ttl).or_insert_with(text);
+        }
         let args: Vec<_> = batch
             .iter()
-            .zip(&ttls)
-            .flat_map(|((_, renewal), ttl)| {
+            .flat_map(|(_, renewal)| {
+                let ttl = ttls.get(&renewal.ttl).map_or("", String::as_str);
                 let exactly = if renewal.how == Renew::Exactly {
                     "1"
                 } else {
                     ""
                 };
-                [renewal.owner.expose(), ttl.as_str(), exactly]
+                [renewal.owner.expose(), ttl, exactly]
             })
             .collect();
         let reply = self.link.try_run(&scripts::RENEW, &keys, &args).await?;
-        Ok(reply.map(|reply| match reply {
-            Reply::List(replies) if replies.len() == batch.len() => replies
-                .iter()
-                .map(|reply| Answer::of(reply, "")?.ownership())
-                .collect(),
-            _ => batch.iter().map(|_| Err(error::senseless())).collect(),
-        }))
+        Ok(reply.map(|reply| Answer::of_renewals(&reply, batch.len())))
     }
 }
 

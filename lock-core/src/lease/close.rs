@@ -12,7 +12,7 @@ use crate::clock::{Deadline, Moment};
 use crate::compensation::Compensation;
 use crate::error::{BackendError, LockError, LossReason};
 use crate::key::LockKey;
-use crate::line::Spot;
+use crate::line::{CLAIM, Spot};
 use crate::observe;
 use crate::policy::validity;
 use crate::renewer::Renewer;
@@ -92,7 +92,10 @@ impl Lease {
         let closed = std::mem::replace(&mut state.closed, true);
         let ended = state.ended;
         if !closed {
-            state.closed_at = now;
+            if let Some(now) = now {
+                let answer = now.after(self.terms.op_timeout().saturating_add(CLAIM));
+                state.deadline = state.deadline.earlier(answer);
+            }
             self.end_locked(&mut state, reason);
         }
         match ended {
@@ -165,9 +168,9 @@ impl Lease {
     /// `now` is a moment of the poll in which this is first polled.
     async fn call_release(&self, now: Option<Moment>) -> Result<Released, LockError> {
         let release = self.backend().release(&self.key, &self.owner);
-        let answer = timer::timeout_from(now, self.terms().op_timeout, release).await;
+        let answer = timer::timeout_from(now, self.terms.op_timeout(), release).await;
         let answer = answer.unwrap_or_else(|| {
-            let limit = self.terms().op_timeout;
+            let limit = self.terms.op_timeout();
             Err(BackendError::unknown(format!(
                 "no answer to release within {limit:?}"
             )))
@@ -205,7 +208,7 @@ impl Lease {
     }
 
     fn compensation<'a>(&'a self, renewer: &'a Renewer, latest: Deadline) -> Compensation<'a> {
-        let op_timeout = self.terms().op_timeout;
+        let op_timeout = self.terms.op_timeout();
         Compensation::of_entry(
             &self.store,
             renewer,
@@ -232,7 +235,7 @@ impl Lease {
         if state.uncertain || state.frozen {
             return Err(self.uncertain());
         }
-        let remaining = state.remaining(&self.terms(), now);
+        let remaining = state.remaining(&self.terms, now);
         state.closed = true;
         self.end_locked(&mut state, LossReason::Released);
         let spot = self.take_spot(&mut state);

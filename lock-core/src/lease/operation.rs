@@ -1,4 +1,4 @@
-//! One operation at a time: renewing, extending, handing over. Not when a lease is renewed: that is in `turn.rs`.
+//! One operation at a time that the holder asks for: extending, handing over. Not the automatic renewal: that is in `turn.rs`.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::state::State;
 use super::{Lease, RETRY_PAUSE};
-use crate::backend::{Ownership, Renew, RenewRequest};
+use crate::backend::{Ownership, Renew};
 use crate::clock::{Deadline, Moment};
 use crate::error::{BackendError, BackendErrorKind, LockError, LossReason};
 use crate::observe;
@@ -56,7 +56,7 @@ impl Lease {
         if frozen && target > left {
             return Err(self.frozen());
         }
-        let limit = self.terms().op_timeout.saturating_sub(called.until(&start));
+        let limit = self.terms.op_timeout().saturating_sub(called.until(&start));
         let call = operation.run(Prolongation {
             start,
             target,
@@ -78,9 +78,9 @@ impl Lease {
         let start = Moment::now();
         let call = operation.run(Prolongation {
             start,
-            target: self.terms().ttl,
+            target: self.terms.ttl(),
             how: Renew::AtLeast,
-            limit: self.terms().op_timeout.saturating_sub(called.until(&start)),
+            limit: self.terms.op_timeout().saturating_sub(called.until(&start)),
             for_holder: true,
         });
         Shield::new(self.renewer.runtime(), call).await
@@ -99,7 +99,7 @@ impl Lease {
                     start,
                     target: end.left(&start).max(MIN_TTL),
                     how: Renew::Exactly,
-                    limit: lease.terms().op_timeout,
+                    limit: lease.terms.op_timeout(),
                     for_holder: false,
                 };
                 // What the store did not hear leaves the entry to the ttl that it has.
@@ -132,7 +132,7 @@ impl Lease {
                 }
             }
         });
-        let begun = timer::timeout(self.terms().op_timeout, begun).await;
+        let begun = timer::timeout(self.terms.op_timeout(), begun).await;
         begun.ok_or_else(|| self.occupied())
     }
 
@@ -164,7 +164,7 @@ impl Lease {
         let reason = match ownership {
             Ownership::Held => {
                 self.confirm(asked, ttl);
-                self.link_for_renewal(0.95);
+                self.link_for_renewal();
                 return self.check_held().map(|_| ());
             }
             Ownership::Absent => LossReason::Absent,
@@ -193,54 +193,11 @@ struct Prolongation {
 
 impl Operation {
     /// Begins an operation if none is under way. `state` is that of `lease`.
-    pub(super) fn begin(lease: &Arc<Lease>, state: &mut State) -> Option<Self> {
+    fn begin(lease: &Arc<Lease>, state: &mut State) -> Option<Self> {
         if std::mem::replace(&mut state.operating, true) {
             return None;
         }
         Some(Self(Arc::clone(lease)))
-    }
-
-    pub(crate) fn lease(&self) -> &Arc<Lease> {
-        &self.0
-    }
-
-    pub(crate) fn request(&self, ttl: Duration, how: Renew) -> RenewRequest<'_> {
-        RenewRequest::new(&self.0.key, &self.0.owner, ttl, how)
-    }
-
-    /// Takes in the answer to an automatic renewal for `ttl` that was sent at `asked`; none means unknown. Then links
-    /// the lease for the next one.
-    pub(crate) fn renewed(
-        self,
-        asked: Moment,
-        ttl: Duration,
-        answer: Option<Result<Ownership, BackendError>>,
-    ) {
-        let lease = &self.0;
-        observe::renewed(&lease.key, outcome_of(answer.as_ref()));
-        match answer {
-            Some(Ok(Ownership::Held)) => {
-                lease.confirm(asked, ttl);
-                lease.link_for_renewal(0.95);
-            }
-            Some(Ok(Ownership::Absent)) => lease.end(LossReason::Absent),
-            Some(Ok(Ownership::Taken)) => lease.end(LossReason::Taken),
-            // Something else stands where our entry stood.
-            Some(Err(error)) if error.kind() == BackendErrorKind::Conflict => {
-                lease.end(LossReason::Taken);
-            }
-            Some(Err(error)) if !error.may_have_been_applied() => lease.link_for_retry(),
-            Some(Err(_)) | None => {
-                lease.doubt(Renew::AtLeast);
-                lease.link_for_retry();
-            }
-        }
-    }
-
-    /// The renewal was dropped without an answer: its backend panicked, or its runtime ended.
-    pub(crate) fn dropped(self, asked: Moment, ttl: Duration) {
-        self.0.state().alone = true;
-        self.renewed(asked, ttl, None);
     }
 
     /// Asks the store until it answers or the limit is over. Retries ask for what is left to the target.
@@ -269,7 +226,7 @@ impl Operation {
             if how == Renew::Exactly {
                 lease.shorten(asked, ttl);
                 // The next renewal, or the deadline, comes sooner now.
-                lease.link_for_renewal(0.95);
+                lease.link_for_renewal();
             } else {
                 lease.asks(asked, ttl);
             }
@@ -278,7 +235,7 @@ impl Operation {
                 how,
                 answered: false,
             };
-            let requests = [self.request(ttl, how)];
+            let requests = [lease.renewal(ttl, how)];
             let renew = lease.backend().renew(&requests);
             let answer = timer::timeout(limit.saturating_sub(spent), renew).await;
             let answer = answer.and_then(|answers| answers.into_iter().next());
@@ -319,7 +276,7 @@ impl Operation {
     }
 }
 
-fn outcome_of(answer: Option<&Result<Ownership, BackendError>>) -> &'static str {
+pub(super) fn outcome_of(answer: Option<&Result<Ownership, BackendError>>) -> &'static str {
     match answer {
         Some(Ok(Ownership::Held)) => "held",
         Some(Ok(Ownership::Absent)) => "absent",
@@ -332,11 +289,7 @@ fn outcome_of(answer: Option<&Result<Ownership, BackendError>>) -> &'static str 
 impl Drop for Operation {
     fn drop(&mut self) {
         observe::contained(|| {
-            let mut state = self.0.state();
-            state.operating = false;
-            if std::mem::take(&mut state.awaited) {
-                state.tell();
-            }
+            self.0.state().operated();
         });
     }
 }

@@ -59,7 +59,7 @@ impl Lease {
             let mut state = self.state();
             self.note_deadline(&mut state, now);
             let in_doubt =
-                state.uncertain || state.frozen || state.latest.left(&now) > self.terms().ttl;
+                state.uncertain || state.frozen || state.latest.left(&now) > self.terms.ttl();
             if state.ended.is_some() || state.closed || state.operating || in_doubt {
                 return false;
             }

@@ -12,7 +12,7 @@ use crate::error::LossReason;
 use crate::key::LockKey;
 use crate::line::Spot;
 use crate::observe;
-use crate::policy::{Terms, validity};
+use crate::policy::{KeptTerms, validity};
 use crate::renewer::Link;
 
 /// What is known of one lease.
@@ -21,7 +21,7 @@ pub(super) struct State {
     /// The entry was last confirmed to last for `ttl` from `asked` on.
     pub(super) asked: Moment,
     pub(super) ttl: Duration,
-    /// Until then its holder believes in it.
+    /// Until then its holder believes in it. Once it is closed, until then those who stand in line wait for it.
     pub(super) deadline: Deadline,
     /// Until then the entry may last, by what was sent and may have been applied unheard.
     pub(super) latest: Deadline,
@@ -38,8 +38,6 @@ pub(super) struct State {
     pub(super) ended: Option<LossReason>,
     /// The entry was released, or is left to its ttl on purpose: nothing more is sent.
     pub(super) closed: bool,
-    /// When its release was begun.
-    pub(super) closed_at: Option<Moment>,
     pub(super) link: Option<Link>,
     /// Its last renewal ended in a panic, perhaps because of a lock it was sent with, or because of this one.
     pub(super) alone: bool,
@@ -79,6 +77,14 @@ impl<'a> Locked<'a> {
     /// Wakes those who wait for news.
     pub(super) fn tell(&mut self) {
         self.news.told = true;
+    }
+
+    /// The operation that was under way is over.
+    pub(super) fn operated(&mut self) {
+        self.operating = false;
+        if std::mem::take(&mut self.awaited) {
+            self.tell();
+        }
     }
 
     /// Ends `lease`, whose state this is, and tells of it. A lock that is lost is anybody's; for one that is released, the
@@ -134,7 +140,6 @@ impl State {
             progress: None,
             ended: None,
             closed: false,
-            closed_at: None,
             link: None,
             alone: false,
             on_offer: false,
@@ -142,24 +147,23 @@ impl State {
         }
     }
 
-    pub(super) fn remaining(&self, terms: &Terms, now: Moment) -> Duration {
+    pub(super) fn remaining(&self, terms: &KeptTerms, now: Moment) -> Duration {
         if self.ended.is_some() {
             return Duration::ZERO;
         }
         self.deadline.left(&now).min(self.hold_left(terms, now))
     }
 
-    pub(super) fn hold_left(&self, terms: &Terms, now: Moment) -> Duration {
-        match terms.renewal.hold_limit() {
+    pub(super) fn hold_left(&self, terms: &KeptTerms, now: Moment) -> Duration {
+        match terms.hold_limit() {
             Some(limit) => left(limit, &self.granted, &now),
             None => Duration::MAX,
         }
     }
 
-    pub(super) fn is_stuck(&self, terms: &Terms, now: Moment) -> bool {
+    pub(super) fn is_stuck(&self, terms: &KeptTerms, now: Moment) -> bool {
         let progress = self.progress.as_deref().unwrap_or(&self.granted);
         terms
-            .renewal
             .progress_period()
             .is_some_and(|period| progress.until(&now) > period)
     }

@@ -3,20 +3,26 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::operation::outcome_of;
 use super::state::{Locked, left};
-use super::{Lease, Operation, RETRY_PAUSE, SIGNAL_LEAD};
+use super::{Lease, RETRY_PAUSE, SIGNAL_LEAD};
+use crate::backend::{Ownership, Renew, RenewRequest};
 use crate::clock::Moment;
+use crate::error::{BackendError, BackendErrorKind, LossReason};
 use crate::line::Head;
+use crate::observe;
 use crate::policy::{nth, part_of};
 use crate::renewer::Link;
 
 /// What the renewer is to do about a lease whose turn has come.
 pub(crate) enum Turn {
     /// Renew the entry for `ttl`, and take no answer within `limit` for unknown.
+    /// That is the one operation under way until [`Lease::renewed`].
     Renew {
-        operation: Operation,
         ttl: Duration,
         limit: Duration,
+        /// Its end, if it is not renewed.
+        ends: Duration,
         /// Not in a batch with others.
         alone: bool,
     },
@@ -43,17 +49,20 @@ impl Lease {
     }
 
     /// Links the lease for its next renewal, now that its entry was confirmed by a call that still counts.
-    pub(super) fn link_for_renewal(self: &Arc<Self>, earliest: f64) {
-        let ttl = self.state().ttl;
-        let (due, slack) = self.next_renewal(ttl, earliest, Duration::ZERO);
-        self.link_at(Moment::now(), due, slack);
+    pub(super) fn link_for_renewal(self: &Arc<Self>) {
+        self.link_for_renewal_locked(&mut self.state(), Moment::now());
+        self.end_if_closed();
+    }
+
+    fn link_for_renewal_locked(self: &Arc<Self>, state: &mut Locked<'_>, now: Moment) {
+        let (due, slack) = self.next_renewal(state.ttl, 0.95, Duration::ZERO);
+        self.link_locked(state, now, due, slack);
     }
 
     /// When it is to be renewed next, counted from `age` after its entry was confirmed, and how much sooner it may be.
     fn next_renewal(&self, ttl: Duration, earliest: f64, age: Duration) -> (Duration, Duration) {
-        let terms = self.terms();
-        let ttl = ttl.min(terms.ttl);
-        let interval = terms.renewal.interval(ttl).unwrap_or(Duration::MAX);
+        let ttl = ttl.min(self.terms.ttl());
+        let interval = self.terms.interval(ttl).unwrap_or(Duration::MAX);
         let share = earliest + (1.0 - earliest) * fastrand::f64();
         let due = part_of(interval, share).saturating_sub(age);
         // Early by a sixteenth is early enough to be sent together with others.
@@ -64,17 +73,24 @@ impl Lease {
     pub(crate) fn link(self: &Arc<Self>, after: Duration, slack: Duration) {
         // A shutdown waits for a lease that is between two places in the list.
         let _call = self.store.call();
-        self.link_at(Moment::now(), after, slack);
+        self.link_locked(&mut self.state(), Moment::now(), after, slack);
+        self.end_if_closed();
     }
 
-    /// Whoever calls this counts as a call, for a shutdown to wait for.
-    fn link_at(self: &Arc<Self>, now: Moment, after: Duration, slack: Duration) {
-        self.link_locked(&mut self.state(), now, after, slack);
+    /// Links the lease at its deadline, if it has no place in the list.
+    pub(crate) fn watch(self: &Arc<Self>) {
+        let _call = self.store.call();
+        {
+            let mut state = self.state();
+            if state.link.is_none() {
+                self.link_locked(&mut state, Moment::now(), Duration::MAX, Duration::ZERO);
+            }
+        }
         self.end_if_closed();
     }
 
     /// Closed meanwhile: the shutdown may not have seen it in the list.
-    fn end_if_closed(self: &Arc<Self>) {
+    pub(crate) fn end_if_closed(self: &Arc<Self>) {
         if self.store.is_closed() {
             self.shut_down();
         }
@@ -94,7 +110,7 @@ impl Lease {
             self.renewer.unlink(link);
         }
         let deadline = state
-            .remaining(&self.terms(), now)
+            .remaining(&self.terms, now)
             .saturating_sub(SIGNAL_LEAD);
         let slack = if after < deadline {
             slack
@@ -104,10 +120,10 @@ impl Lease {
         state.link = Some(self.renewer.link(self, now, after.min(deadline), slack));
     }
 
-    /// What to do now that the renewer came to this lease.
-    pub(crate) fn turn(self: &Arc<Self>, link: Link) -> Turn {
+    /// What to do now, or a little later than `now`, that the renewer came to this lease.
+    pub(crate) fn turn(self: &Arc<Self>, link: Link, now: Moment) -> Turn {
+        let terms = &self.terms;
         let mut state = self.state();
-        let now = Moment::now();
         if state.link != Some(link) {
             // Linked anew since: another turn comes.
             return Turn::Over;
@@ -123,41 +139,97 @@ impl Lease {
         if state.ended.is_some() {
             return Turn::Over;
         }
-        let remaining = state.remaining(&self.terms(), now);
-        let current = state.ttl.min(self.terms().ttl);
-        let Some(interval) = self.terms().renewal.interval(current) else {
+        let remaining = state.remaining(terms, now);
+        let current = state.ttl.min(terms.ttl());
+        let Some(interval) = terms.interval(current) else {
             return Turn::Wait(remaining);
         };
         if state.frozen {
             return Turn::Wait(remaining);
         }
-        if state.is_stuck(&self.terms(), now) {
+        if state.is_stuck(terms, now) || std::mem::replace(&mut state.operating, true) {
             return Turn::Wait(nth(interval, 4));
         }
-        let Some(operation) = Operation::begin(self, &mut state) else {
-            return Turn::Wait(nth(interval, 4));
-        };
-        let ttl = self.terms().ttl.max(left(state.ttl, &state.asked, &now));
         // A renewal that hangs leaves time for another before the deadline.
         let spare = nth(current.saturating_sub(interval), 2);
-        let limit = self.terms().op_timeout.min(spare);
         Turn::Renew {
-            operation,
-            ttl,
-            limit,
+            ttl: terms.ttl().max(left(state.ttl, &state.asked, &now)),
+            limit: terms.op_timeout().min(spare),
+            ends: remaining.saturating_sub(SIGNAL_LEAD),
             alone: std::mem::take(&mut state.alone),
         }
     }
 
+    // The automatic renewal that a turn began.
+
+    /// Whether it is to be sent, at `asked`, to ask for `ttl`. If not, it is over.
+    pub(crate) fn asks_again(&self, asked: Moment, ttl: Duration) -> bool {
+        let mut state = self.state();
+        self.note_deadline(&mut state, asked);
+        if state.ended.is_some() {
+            state.operated();
+            return false;
+        }
+        state.latest = state.latest.later(asked.after(ttl));
+        true
+    }
+
+    pub(crate) fn renewal(&self, ttl: Duration, how: Renew) -> RenewRequest<'_> {
+        RenewRequest::new(&self.key, &self.owner, ttl, how)
+    }
+
+    /// Takes in the answer to a renewal for `ttl` that was sent at `asked`; none means unknown. Then links the lease for the
+    /// next one. Whoever calls this counts as a call.
+    pub(crate) fn renewed(
+        self: &Arc<Self>,
+        asked: Moment,
+        ttl: Duration,
+        answer: Option<Result<Ownership, BackendError>>,
+    ) {
+        observe::renewed(&self.key, outcome_of(answer.as_ref()));
+        {
+            let mut state = self.state();
+            let now = Moment::now();
+            state.operated();
+            match answer {
+                Some(Ok(Ownership::Held)) => {
+                    self.confirm_locked(&mut state, now, asked, ttl);
+                    self.link_for_renewal_locked(&mut state, now);
+                }
+                Some(Ok(Ownership::Absent)) => self.end_locked(&mut state, LossReason::Absent),
+                Some(Ok(Ownership::Taken)) => self.end_locked(&mut state, LossReason::Taken),
+                // Something else stands where our entry stood.
+                Some(Err(error)) if error.kind() == BackendErrorKind::Conflict => {
+                    self.end_locked(&mut state, LossReason::Taken);
+                }
+                Some(Err(error)) if !error.may_have_been_applied() => {
+                    self.link_for_retry(&mut state, now);
+                }
+                Some(Err(_)) | None => {
+                    state.uncertain = true;
+                    self.link_for_retry(&mut state, now);
+                }
+            }
+        }
+        self.end_if_closed();
+    }
+
+    /// The renewal was dropped without an answer: its backend panicked, or its runtime ended.
+    pub(crate) fn renewal_dropped(self: &Arc<Self>) {
+        // As in `link`.
+        let _call = self.store.call();
+        self.state().alone = true;
+        self.renewed(Moment::now(), Duration::ZERO, None);
+    }
+
     /// Links the lease for another try at a renewal that failed, several times within what remains.
-    pub(super) fn link_for_retry(self: &Arc<Self>) {
-        let interval = self
-            .terms()
-            .renewal
-            .interval(self.terms().ttl)
-            .unwrap_or(Duration::MAX);
-        let least = RETRY_PAUSE.max(nth(self.terms().ttl, 100));
-        let pause = nth(self.remaining(), 8).min(nth(interval, 4)).max(least);
-        self.link(pause, Duration::ZERO);
+    fn link_for_retry(self: &Arc<Self>, state: &mut Locked<'_>, now: Moment) {
+        let ttl = self.terms.ttl();
+        let interval = self.terms.interval(ttl).unwrap_or(Duration::MAX);
+        let least = RETRY_PAUSE.max(nth(ttl, 100));
+        let remaining = state.remaining(&self.terms, now);
+        let pause = nth(remaining, 8).min(nth(interval, 4)).max(least);
+        // Of many that failed together, many are tried again together.
+        self.link_locked(state, now, pause, nth(pause, 4));
     }
 }

@@ -250,8 +250,36 @@ pub(crate) struct KeptTerms {
     guard: GuardPolicy,
 }
 
+impl KeptTerms {
+    pub(crate) fn ttl(&self) -> Duration {
+        Duration::from_nanos(self.ttl)
+    }
+
+    pub(crate) fn op_timeout(&self) -> Duration {
+        Duration::from_nanos(self.op_timeout)
+    }
+
+    /// The time between two renewals of an entry of `ttl`; `None` without renewal.
+    pub(crate) fn interval(&self, ttl: Duration) -> Option<Duration> {
+        ttl.checked_div(self.per_ttl.into())
+    }
+
+    pub(crate) fn hold_limit(&self) -> Option<Duration> {
+        some(self.hold_at_most)
+    }
+
+    pub(crate) fn progress_period(&self) -> Option<Duration> {
+        some(self.progress)
+    }
+}
+
 fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// A time that there need not be.
+fn some(nanos: u64) -> Option<Duration> {
+    (nanos != u64::MAX).then(|| Duration::from_nanos(nanos))
 }
 
 impl From<Terms> for KeptTerms {
@@ -277,22 +305,20 @@ impl From<Terms> for KeptTerms {
 
 impl From<KeptTerms> for Terms {
     fn from(kept: KeptTerms) -> Self {
-        let time = Duration::from_nanos;
-        let or_none = |nanos: u64| (nanos != u64::MAX).then(|| time(nanos));
         let mut renewal = RenewalPolicy::per_ttl(kept.per_ttl.into());
-        if let Some(limit) = or_none(kept.hold_at_most) {
+        if let Some(limit) = kept.hold_limit() {
             renewal = renewal.hold_at_most(limit);
         }
-        if let Some(period) = or_none(kept.progress) {
+        if let Some(period) = kept.progress_period() {
             renewal = renewal.while_progressing(period);
         }
         Self {
-            ttl: time(kept.ttl),
-            op_timeout: time(kept.op_timeout),
-            min_validity: time(kept.min_validity),
+            ttl: kept.ttl(),
+            op_timeout: kept.op_timeout(),
+            min_validity: Duration::from_nanos(kept.min_validity),
             renewal,
             guard: kept.guard,
-            passing: PassingOn::at_most(kept.at_most).within(time(kept.within)),
+            passing: PassingOn::at_most(kept.at_most).within(Duration::from_nanos(kept.within)),
         }
     }
 }

@@ -1,5 +1,6 @@
 -- Shared by all scripts. A script answers an array whose first element is a word:
 --   granted FIRST LAST | busy HEAD PTTL LAST | held | absent | taken
+--   renewed LETTERS ANSWER.. see renew.lua
 --   conflict TYPE            the key holds something that is no string
 --   counter WHAT             the fencing counter cannot count
 --   unnumbered               granted before, but the counter is gone
