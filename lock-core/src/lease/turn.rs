@@ -11,8 +11,14 @@ use crate::clock::Moment;
 use crate::error::{BackendError, BackendErrorKind, LossReason};
 use crate::line::Head;
 use crate::observe;
-use crate::policy::{nth, part_of};
+use crate::policy::nth;
 use crate::renewer::Link;
+
+/// Of these many parts of an interval some are left to chance.
+const PARTS: u32 = 1024;
+
+/// Once it was spread, an interval is at least as long: 95 %, so that what goes together does not do so for ever.
+const LEAST_PARTS: u32 = 973;
 
 /// What the renewer is to do about a lease whose turn has come.
 pub(crate) enum Turn {
@@ -42,7 +48,7 @@ impl Lease {
             state.turn = turn;
             let (ttl, age) = (state.ttl, state.asked.until(&now));
             // From half the interval on, so that locks taken together are not renewed together.
-            let (due, slack) = self.next_renewal(ttl, 0.5, age);
+            let (due, slack) = self.next_renewal(ttl, PARTS / 2, age);
             self.link_locked(&mut state, now, due, slack);
         }
         self.end_if_closed();
@@ -55,18 +61,20 @@ impl Lease {
     }
 
     fn link_for_renewal_locked(self: &Arc<Self>, state: &mut Locked<'_>, now: Moment) {
-        let (due, slack) = self.next_renewal(state.ttl, 0.95, Duration::ZERO);
+        let (due, slack) = self.next_renewal(state.ttl, LEAST_PARTS, Duration::ZERO);
         self.link_locked(state, now, due, slack);
     }
 
-    /// When it is to be renewed next, counted from `age` after its entry was confirmed, and how much sooner it may be.
-    fn next_renewal(&self, ttl: Duration, earliest: f64, age: Duration) -> (Duration, Duration) {
-        let ttl = ttl.min(self.terms.ttl());
-        let interval = self.terms.interval(ttl).unwrap_or(Duration::MAX);
-        let share = earliest + (1.0 - earliest) * fastrand::f64();
-        let due = part_of(interval, share).saturating_sub(age);
+    /// When it is to be renewed next, counted from `age` after its entry was confirmed, and how much sooner it may be. From
+    /// `earliest` of an interval's [`PARTS`] on.
+    fn next_renewal(&self, ttl: Duration, earliest: u32, age: Duration) -> (Duration, Duration) {
+        let Some(interval) = self.terms.interval(ttl.min(self.terms.ttl())) else {
+            return (Duration::MAX, Duration::ZERO);
+        };
+        let parts = fastrand::u32(earliest..=PARTS);
+        let due = nth(interval, PARTS).saturating_mul(parts);
         // Early by a sixteenth is early enough to be sent together with others.
-        (due, nth(interval, 16))
+        (due.saturating_sub(age), nth(interval, 16))
     }
 
     /// Links the lease `after` from now, or at its deadline if that comes first.
