@@ -154,7 +154,7 @@ impl<'a> Acquirer<'a> {
                 }
             }
         } else {
-            let op_timeout = self.terms.op_timeout;
+            let op_timeout = self.terms.op_timeout();
             Head::or_stand(self.store, self.key, start, op_timeout, || self.wants())
         };
         let waits = match entered {
@@ -174,7 +174,7 @@ impl<'a> Acquirer<'a> {
         mut waits: Waits,
     ) -> Result<LockGuard, LockError> {
         let mut waiting = Waiting::new(self, start);
-        let op_timeout = self.terms.op_timeout;
+        let op_timeout = self.terms.op_timeout();
         let mut asked = None;
         loop {
             let refused = match waits {
@@ -227,13 +227,13 @@ impl<'a> Acquirer<'a> {
         head: Head,
         lease: Arc<Lease>,
     ) -> Result<LockGuard, Result<Entered, LockError>> {
-        let op_timeout = self.terms.op_timeout;
+        let op_timeout = self.terms.op_timeout();
         // A shutdown waits for a lease that is on its way from one guard to the next.
         let call = self.store.call();
         // Who it is on offer to was looked at when it was offered.
         let wants = self.wants();
         let may_go_on = !head.took_over || lease.may_go_on(&wants, lease.spent(&Moment::now()));
-        let claimed = if may_go_on && wants.fits(&lease.terms(), lease.owner()) {
+        let claimed = if may_go_on && wants.fits(lease.terms(), lease.owner()) {
             lease.claim(&self.renewer, self.key, self.terms)
         } else {
             None
@@ -252,7 +252,7 @@ impl<'a> Acquirer<'a> {
             return Ok(guard);
         }
         let renewed = claimed.renew_in_full().await.is_ok();
-        if renewed && claimed.validity_left() >= self.terms.min_validity {
+        if renewed && claimed.validity_left() >= self.terms.min_validity() {
             return Ok(guard);
         }
         // Whatever the renewal came to, a grant of its own may be had. Nobody else gets this lease.
@@ -264,15 +264,15 @@ impl<'a> Acquirer<'a> {
     /// What it takes for a lease to be passed on to it.
     fn wants(&self) -> Wants {
         Wants {
-            ttl: self.terms.ttl,
+            ttl: self.terms.ttl(),
             label: self.options.shared_label(),
-            passing: self.terms.passing,
+            passing: self.terms.passing(),
         }
     }
 
     /// The turn for one attempt, or the holder to whom it would be busy.
     fn enter_at_once(&self, now: Moment) -> Result<Head, Holder> {
-        let patience = self.terms.op_timeout;
+        let patience = self.terms.op_timeout();
         match Head::at_once(self.store, self.key, now, patience) {
             Found::Free(head) => Ok(head),
             Found::Busy(holder) => Err(holder),
@@ -378,12 +378,12 @@ fn call(
                 }
                 let now = Moment::now();
                 let terms = &asking.terms;
-                let remaining = validity(terms.ttl).saturating_sub(asking.asked.until(&now));
+                let remaining = validity(terms.ttl()).saturating_sub(asking.asked.until(&now));
                 if asking.store.is_closed() {
                     let released = Some(compensation.granted().start());
                     let error = LockError::Closed { key: asking.key };
                     Outcome::Failed { error, released }
-                } else if remaining < terms.min_validity || remaining.is_zero() {
+                } else if remaining < terms.min_validity() || remaining.is_zero() {
                     let released = Some(compensation.granted().start());
                     let key = asking.key;
                     let error = LockError::Late { key, remaining };
@@ -433,8 +433,8 @@ impl Asking {
             &self.renewer,
             &self.key,
             &self.owner,
-            self.terms.op_timeout,
-            self.asked.after(self.terms.ttl),
+            self.terms.op_timeout(),
+            self.asked.after(self.terms.ttl()),
         )
     }
 
@@ -445,22 +445,22 @@ impl Asking {
             .as_mut()
             .is_some_and(|head| head.is_followed(|next| next.takes(terms, &self.owner)));
         let tokens = if is_followed {
-            terms.passing.tokens()
+            terms.passing().tokens()
         } else {
             1
         };
         let at_store = head.as_ref().and_then(|head| head.at_store.as_deref());
         let place = at_store.and_then(|at_store| at_store.place.as_ref());
-        let request = AcquireRequest::new(&self.key, &self.owner, terms.ttl)
+        let request = AcquireRequest::new(&self.key, &self.owner, terms.ttl())
             .with_tokens(tokens)
             .with_place(place.map(|kept| &kept.place))
             .with_from(self.from.as_ref());
         let attempt = self.store.backend.try_acquire(request);
-        let answer = timer::timeout_from(Some(self.asked), terms.op_timeout, attempt).await;
+        let answer = timer::timeout_from(Some(self.asked), terms.op_timeout(), attempt).await;
         answer.unwrap_or_else(|| {
             Err(BackendError::unknown(format!(
                 "no answer to acquire within {:?}",
-                terms.op_timeout
+                terms.op_timeout()
             )))
         })
     }
@@ -486,7 +486,7 @@ impl Asking {
             return;
         }
         let kept = &mut head.at_store.get_or_insert_default().place;
-        let op_timeout = self.terms.op_timeout;
+        let op_timeout = self.terms.op_timeout();
         KeptPlace::update(
             kept,
             given,

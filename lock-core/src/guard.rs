@@ -44,7 +44,7 @@ impl LockGuard {
 
     /// The same guard on its way to the caller.
     pub(crate) fn received(mut self) -> Self {
-        self.policy = Some(self.lease.terms().guard);
+        self.policy = Some(self.lease.terms().guard());
         self
     }
 

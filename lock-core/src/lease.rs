@@ -14,7 +14,7 @@ use crate::fencing::FencingRange;
 use crate::key::LockKey;
 use crate::line::Spot;
 use crate::owner::Owner;
-use crate::policy::{KeptTerms, Terms, validity};
+use crate::policy::{Terms, validity};
 use crate::renewer::Renewer;
 use crate::store::Store;
 use crate::timer;
@@ -44,7 +44,7 @@ pub(crate) struct Lease {
     /// The guard's own token is the first; the rest is for those that it may be passed on to.
     fencing: Option<FencingRange>,
     series: Series,
-    terms: KeptTerms,
+    terms: Terms,
     /// Told when the lease ended, when its deadline fell, and when an operation that somebody waits for is over. There as soon
     /// as somebody waited for that.
     changed: OnceLock<Box<Notify>>,
@@ -77,9 +77,9 @@ impl Lease {
             owner,
             fencing,
             series: Series::new(now),
-            terms: terms.into(),
+            terms,
             changed: OnceLock::new(),
-            state: Mutex::new(State::new(asked, terms.ttl, asked)),
+            state: Mutex::new(State::new(asked, terms.ttl(), asked)),
         })
     }
 
@@ -95,8 +95,8 @@ impl Lease {
         self.fencing
     }
 
-    pub(crate) fn terms(&self) -> Terms {
-        self.terms.into()
+    pub(crate) fn terms(&self) -> &Terms {
+        &self.terms
     }
 
     pub(crate) fn backend(&self) -> &dyn LockBackend {

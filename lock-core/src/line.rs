@@ -149,13 +149,13 @@ struct Promise {
 impl Wants {
     /// Whether such a lease may be passed on to it at all.
     pub(crate) fn takes(&self, terms: &Terms, owner: &Owner) -> bool {
-        let is_released = terms.guard == GuardPolicy::Release;
+        let is_released = terms.guard() == GuardPolicy::Release;
         is_released && self.passing.is_on() && self.fits(terms, owner)
     }
 
     /// Whether a lease of `owner` with these terms is what it would have been granted: what others see of it tells the truth.
     pub(crate) fn fits(&self, terms: &Terms, owner: &Owner) -> bool {
-        self.ttl == terms.ttl && owner.has_label(self.label.as_deref())
+        self.ttl == terms.ttl() && owner.has_label(self.label.as_deref())
     }
 }
 

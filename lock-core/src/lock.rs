@@ -124,16 +124,16 @@ impl DistributedLock {
     /// Dropping the future changes nothing.
     pub async fn status(&self) -> Result<Option<Holder>, LockError> {
         self.check()?;
-        let terms = self.options.terms()?;
+        let op_timeout = self.options.terms()?.op_timeout();
         self.store.check_open(&self.key)?;
         let renewer = self.store.renewer(&self.key)?;
         let (store, key) = (Arc::clone(&self.store), self.key.clone());
         let call = async move {
             let _call = store.call();
-            match timer::timeout(terms.op_timeout, store.backend.inspect(&key)).await {
+            match timer::timeout(op_timeout, store.backend.inspect(&key)).await {
                 Some(answer) => answer.map_err(|error| LockError::from_backend(&key, error)),
                 None => {
-                    let message = format!("no answer to inspect within {:?}", terms.op_timeout);
+                    let message = format!("no answer to inspect within {:?}", op_timeout);
                     let source = BackendError::unknown(message);
                     Err(LockError::Unknown { key, source })
                 }

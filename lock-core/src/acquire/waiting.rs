@@ -90,7 +90,7 @@ impl<'a> Waiting<'a> {
         let head = self.until_first(standing).await?;
         let rest = head.rest.min(self.left().unwrap_or(Duration::MAX));
         if !rest.is_zero() && head.passed.is_none() {
-            let patience = rest.saturating_add(self.acquirer.terms.op_timeout);
+            let patience = rest.saturating_add(self.acquirer.terms.op_timeout());
             head.promise(Moment::now(), patience, false);
             let store = self.acquirer.store;
             let closed = pin!(or_closed(store, pending::<()>()));
@@ -143,7 +143,7 @@ impl<'a> Waiting<'a> {
         if self.left().is_some_and(|left| left.is_zero()) {
             return Err(self.give_up(last));
         }
-        let op_timeout = self.acquirer.terms.op_timeout;
+        let op_timeout = self.acquirer.terms.op_timeout();
         // At the most, the last release and a subscription are waited for.
         let patience = op_timeout.saturating_mul(2).saturating_add(MIN_DELAY);
         head.promise(self.attempted, patience, false);
@@ -253,7 +253,7 @@ impl<'a> Waiting<'a> {
         let limit = self
             .left()
             .unwrap_or(Duration::MAX)
-            .min(acquirer.terms.op_timeout);
+            .min(acquirer.terms.op_timeout());
         let subscribe = async {
             if !early.is_zero() {
                 timer::sleep(early).await;

@@ -77,7 +77,7 @@ impl Lease {
     fn offer(self: &Arc<Self>, spot: Spot, now: Moment) -> bool {
         let spent = self.spent(&now);
         let fits =
-            |wants: &Wants| wants.fits(&self.terms(), &self.owner) && self.may_go_on(wants, spent);
+            |wants: &Wants| wants.fits(&self.terms, &self.owner) && self.may_go_on(wants, spent);
         let spot = match spot.offer(self, now, fits) {
             Ok(()) => {
                 self.watch_offer(now);
@@ -105,7 +105,7 @@ impl Lease {
     /// Whether neither giver nor receiver have set a bound that is reached.
     pub(crate) fn may_go_on(&self, wants: &Wants, spent: Duration) -> bool {
         let times = self.series.times;
-        self.terms().passing.allows(times, spent) && wants.passing.allows(times, spent)
+        self.terms.passing().allows(times, spent) && wants.passing.allows(times, spent)
     }
 
     /// The fencing tokens for the next guard and those after it; `None` if they are used up.
@@ -161,7 +161,7 @@ impl Lease {
             owner: self.owner.clone(),
             fencing,
             series: self.series.next(),
-            terms: terms.into(),
+            terms,
             changed: OnceLock::new(),
             state: Mutex::new(state),
         }))
@@ -170,15 +170,15 @@ impl Lease {
     /// Whether a guard that was passed the lease has what a fresh grant would have given it: two thirds of the ttl, as any
     /// holder between two renewals, or all of it, if it is not renewed, or left to expire.
     pub(crate) fn has_enough(&self) -> bool {
-        let terms = self.terms();
-        let is_renewed = terms.renewal.interval(terms.ttl).is_some();
-        let all = validity(terms.ttl);
-        let usual = if is_renewed && terms.guard == GuardPolicy::Release {
-            terms.ttl.saturating_sub(nth(terms.ttl, 3)).min(all)
+        let (terms, ttl) = (&self.terms, self.terms.ttl());
+        let is_renewed = terms.interval(ttl).is_some();
+        let all = validity(ttl);
+        let usual = if is_renewed && terms.guard() == GuardPolicy::Release {
+            ttl.saturating_sub(nth(ttl, 3)).min(all)
         } else {
             all
         };
-        self.validity_left() >= usual.max(terms.min_validity)
+        self.validity_left() >= usual.max(terms.min_validity())
     }
 
     /// What is left of its validity; its holder may have it for less, by its own policy.

@@ -12,7 +12,7 @@ use crate::error::LossReason;
 use crate::key::LockKey;
 use crate::line::Spot;
 use crate::observe;
-use crate::policy::{KeptTerms, validity};
+use crate::policy::{Terms, validity};
 use crate::renewer::Link;
 
 /// What is known of one lease.
@@ -147,21 +147,21 @@ impl State {
         }
     }
 
-    pub(super) fn remaining(&self, terms: &KeptTerms, now: Moment) -> Duration {
+    pub(super) fn remaining(&self, terms: &Terms, now: Moment) -> Duration {
         if self.ended.is_some() {
             return Duration::ZERO;
         }
         self.deadline.left(&now).min(self.hold_left(terms, now))
     }
 
-    pub(super) fn hold_left(&self, terms: &KeptTerms, now: Moment) -> Duration {
+    pub(super) fn hold_left(&self, terms: &Terms, now: Moment) -> Duration {
         match terms.hold_limit() {
             Some(limit) => left(limit, &self.granted, &now),
             None => Duration::MAX,
         }
     }
 
-    pub(super) fn is_stuck(&self, terms: &KeptTerms, now: Moment) -> bool {
+    pub(super) fn is_stuck(&self, terms: &Terms, now: Moment) -> bool {
         let progress = self.progress.as_deref().unwrap_or(&self.granted);
         terms
             .progress_period()

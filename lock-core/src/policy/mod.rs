@@ -5,11 +5,13 @@ mod options;
 mod passing;
 mod renewal;
 mod retry;
+mod terms;
 
 pub use guard::GuardPolicy;
-pub(crate) use options::{KeptTerms, Terms, check_ttl, validity};
 pub use options::{LockOptions, MAX_TTL, MIN_TTL};
+pub(crate) use options::{check_ttl, validity};
 pub use passing::PassingOn;
 pub use renewal::RenewalPolicy;
 pub use retry::{Delays, RetryPolicy};
 pub(crate) use retry::{MIN_DELAY, nth, part_of};
+pub(crate) use terms::Terms;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::retry::nth;
-use super::{GuardPolicy, PassingOn, RenewalPolicy, RetryPolicy};
+use super::{GuardPolicy, PassingOn, RenewalPolicy, RetryPolicy, Terms};
 use crate::error::LockError;
 use crate::owner::check_label;
 
@@ -212,114 +212,7 @@ impl LockOptions {
             }
             Some(least) => least,
         };
-        Ok(Terms {
-            ttl: self.ttl,
-            op_timeout,
-            min_validity,
-            renewal: self.renewal,
-            guard: self.guard,
-            passing: self.passing,
-        })
-    }
-}
-
-/// The checked numbers of one lock.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Terms {
-    pub(crate) ttl: Duration,
-    pub(crate) op_timeout: Duration,
-    pub(crate) min_validity: Duration,
-    pub(crate) renewal: RenewalPolicy,
-    pub(crate) guard: GuardPolicy,
-    pub(crate) passing: PassingOn,
-}
-
-/// The same in half the room, for whoever keeps many. No time in it is longer than 500 years.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct KeptTerms {
-    // In nanoseconds.
-    ttl: u64,
-    op_timeout: u64,
-    min_validity: u64,
-    /// For as long as there is: none.
-    hold_at_most: u64,
-    progress: u64,
-    within: u64,
-    per_ttl: u16,
-    at_most: u16,
-    guard: GuardPolicy,
-}
-
-impl KeptTerms {
-    pub(crate) fn ttl(&self) -> Duration {
-        Duration::from_nanos(self.ttl)
-    }
-
-    pub(crate) fn op_timeout(&self) -> Duration {
-        Duration::from_nanos(self.op_timeout)
-    }
-
-    /// The time between two renewals of an entry of `ttl`; `None` without renewal.
-    pub(crate) fn interval(&self, ttl: Duration) -> Option<Duration> {
-        ttl.checked_div(self.per_ttl.into())
-    }
-
-    pub(crate) fn hold_limit(&self) -> Option<Duration> {
-        some(self.hold_at_most)
-    }
-
-    pub(crate) fn progress_period(&self) -> Option<Duration> {
-        some(self.progress)
-    }
-}
-
-fn nanos(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
-}
-
-/// A time that there need not be.
-fn some(nanos: u64) -> Option<Duration> {
-    (nanos != u64::MAX).then(|| Duration::from_nanos(nanos))
-}
-
-impl From<Terms> for KeptTerms {
-    fn from(terms: Terms) -> Self {
-        let or_none = |time: Option<Duration>| time.map_or(u64::MAX, nanos);
-        let Terms {
-            renewal, passing, ..
-        } = terms;
-        Self {
-            ttl: nanos(terms.ttl),
-            op_timeout: nanos(terms.op_timeout),
-            min_validity: nanos(terms.min_validity),
-            hold_at_most: or_none(renewal.hold_limit()),
-            progress: or_none(renewal.progress_period()),
-            within: nanos(passing.time()),
-            // Checked: 100 at the most.
-            per_ttl: u16::try_from(renewal.renewals()).unwrap_or_default(),
-            at_most: passing.times(),
-            guard: terms.guard,
-        }
-    }
-}
-
-impl From<KeptTerms> for Terms {
-    fn from(kept: KeptTerms) -> Self {
-        let mut renewal = RenewalPolicy::per_ttl(kept.per_ttl.into());
-        if let Some(limit) = kept.hold_limit() {
-            renewal = renewal.hold_at_most(limit);
-        }
-        if let Some(period) = kept.progress_period() {
-            renewal = renewal.while_progressing(period);
-        }
-        Self {
-            ttl: kept.ttl(),
-            op_timeout: kept.op_timeout(),
-            min_validity: Duration::from_nanos(kept.min_validity),
-            renewal,
-            guard: kept.guard,
-            passing: PassingOn::at_most(kept.at_most).within(Duration::from_nanos(kept.within)),
-        }
+        Ok(Terms::new(self, op_timeout, min_validity))
     }
 }
 
@@ -346,33 +239,6 @@ mod tests {
     use super::*;
 
     const MS: Duration = Duration::from_millis(1);
-
-    #[test]
-    fn kept_terms_are_the_same_terms() {
-        let second = Duration::from_secs(1);
-        let rare = RenewalPolicy::per_ttl(7)
-            .hold_at_most(Duration::MAX)
-            .while_progressing(3 * second);
-        for options in [
-            LockOptions::default(),
-            LockOptions::default().with_renewal(RenewalPolicy::never()),
-            LockOptions::default()
-                .with_ttl(90 * second)
-                .with_op_timeout(second)
-                .with_min_validity(2 * second)
-                .with_guard(GuardPolicy::LeaveToExpire)
-                .with_renewal(rare)
-                .with_passing_on(PassingOn::at_most(5).within(MS)),
-        ] {
-            let terms = options.terms().unwrap();
-            let again = Terms::from(KeptTerms::from(terms));
-            // Whoever may hold for 500 years may hold for ever.
-            let expected =
-                format!("{terms:?}").replace("Some(18446744073709551615.999999999s)", "None");
-            assert_eq!(format!("{again:?}"), expected);
-        }
-        assert_eq!(size_of::<KeptTerms>(), 56);
-    }
 
     #[test]
     fn a_ttl_out_of_bounds_is_invalid() {
@@ -415,9 +281,12 @@ mod tests {
     #[test]
     fn defaults_follow_from_the_ttl() {
         let terms = LockOptions::default().with_ttl(1000 * MS).terms().unwrap();
-        assert_eq!((terms.op_timeout, terms.min_validity), (200 * MS, 500 * MS));
         assert_eq!(
-            LockOptions::default().terms().unwrap().op_timeout,
+            (terms.op_timeout(), terms.min_validity()),
+            (200 * MS, 500 * MS)
+        );
+        assert_eq!(
+            LockOptions::default().terms().unwrap().op_timeout(),
             2000 * MS
         );
         assert_eq!(validity(1000 * MS), 988 * MS);

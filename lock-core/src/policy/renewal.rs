@@ -101,11 +101,6 @@ impl RenewalPolicy {
         Ok(())
     }
 
-    /// The time between two renewals of a lock of `ttl`; `None` without renewal.
-    pub(crate) fn interval(&self, ttl: Duration) -> Option<Duration> {
-        ttl.checked_div(self.per_ttl)
-    }
-
     /// How many there are in a ttl.
     pub(crate) fn renewals(&self) -> u32 {
         self.per_ttl
@@ -125,10 +120,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_renewal_interval_is_shorter_than_the_ttl() {
-        let ttl = Duration::from_secs(30);
-        assert_eq!(RenewalPolicy::default().interval(ttl), Some(ttl / 3));
-        assert_eq!(RenewalPolicy::never().interval(ttl), None);
+    fn there_are_two_to_a_hundred_renewals_per_ttl() {
         assert!(RenewalPolicy::per_ttl(1).check().is_err());
         assert!(RenewalPolicy::per_ttl(101).check().is_err());
         assert!(RenewalPolicy::per_ttl(2).check().is_ok());
