@@ -191,7 +191,7 @@ impl Renewer {
             overdue,
             now: moment,
             next_look: list.next_look,
-            _call: call,
+            call,
         }
     }
 }
@@ -203,7 +203,8 @@ struct Due {
     overdue: Vec<Arc<[Arc<Lease>]>>,
     now: Moment,
     next_look: Option<Reading>,
-    _call: Option<Call<Arc<Lease>>>,
+    /// None if there is nothing.
+    call: Option<Call<Arc<Lease>>>,
 }
 
 /// The mark that the task runs. It travels in the task's future, so that a task which is dropped, even before it was
@@ -218,7 +219,7 @@ impl Running {
         let renewer = Arc::clone(&self.renewer);
         loop {
             let due = renewer.take_due();
-            let (nothing_due, next_look) = (due._call.is_none(), due.next_look);
+            let (nothing_due, next_look) = (due.call.is_none(), due.next_look);
             renewer.give_turns(due);
             match next_look {
                 None if nothing_due => {
@@ -288,7 +289,7 @@ impl Renewer {
         let leases = renewals.iter().filter_map(|renewal| renewal.lease.clone());
         let leases: Arc<[_]> = leases.collect();
         let ends = renewals.iter().map(|renewal| renewal.ends).min();
-        let under_way = {
+        let _under_way = {
             let mut list = self.list();
             let link = list.place(now, ends.unwrap_or_default(), Duration::ZERO);
             list.under_way.insert(link, Arc::clone(&leases));
@@ -305,7 +306,7 @@ impl Renewer {
         self.runtime.spawn(renew(
             Batch {
                 renewals,
-                under_way,
+                _under_way,
             },
             limit,
         ));
@@ -316,8 +317,7 @@ impl Renewer {
 struct Batch {
     // Dropped first: each lease is in the list by itself again, or not to be renewed any more.
     renewals: Vec<Renewal>,
-    #[allow(dead_code, reason = "dropped with the batch")]
-    under_way: UnderWay,
+    _under_way: UnderWay,
 }
 
 /// The mark in the list that renewals are under way.
@@ -363,6 +363,9 @@ async fn renew(mut batch: Batch, limit: Duration) {
     let _call = store.call();
     let asked = Moment::now();
     renewals.retain_mut(|renewal| renewal.is_wanted(asked));
+    if renewals.is_empty() {
+        return;
+    }
     let answers = {
         let requests: Vec<_> = renewals
             .iter()

@@ -620,6 +620,35 @@ async fn a_waker_that_panics_does_not_stop_the_renewal_of_other_locks() {
     assert!(catch_unwind(AssertUnwindSafe(|| drop(rude))).is_ok());
 }
 
+/// Whoever waits for the loss elsewhere has no timer here: the renewer alone tells it.
+#[tokio::test(start_paused = true)]
+async fn a_loss_is_told_at_the_deadline_while_a_renewal_is_under_way() {
+    let backend = Scripted::honest();
+    backend.on(Op::Renew).always(Effect::HangBefore);
+    let mut waiting = Vec::new();
+    for n in 0..10 {
+        let guard = hold(&backend, &format!("k{n}"), options(TTL)).await;
+        let told = Arc::new(Mutex::new(None));
+        let when = Arc::clone(&told);
+        let waker = Waker::from(Arc::new(Rude(move || {
+            *when.lock().unwrap() = Some(Moment::now());
+        })));
+        let loss = guard.loss();
+        let mut lost = Box::pin(async move { loss.lost().await });
+        let lost = std::thread::spawn(move || {
+            let polled = lost.as_mut().poll(&mut Context::from_waker(&waker));
+            assert!(polled.is_pending());
+            lost
+        });
+        waiting.push((guard, told, lost.join().unwrap()));
+    }
+    sleep(TTL - 32 * MS).await;
+    for (guard, told, _lost) in &waiting {
+        assert!(!guard.is_held());
+        assert!(told.lock().unwrap().is_some(), "{}", guard.key());
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_waker_may_ask_the_guard_at_once() {
     let backend = Scripted::honest();
