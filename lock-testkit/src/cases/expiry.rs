@@ -232,10 +232,10 @@ pub async fn the_longest_ttl_is_kept_and_no_other_ttl_is_sent<F: Fixture>(fixtur
     assert_outlives(&oracle, &guard).await;
 }
 
-/// The shortest ttls are granted late, or end, and leave nothing: with and without renewal. (Thirty times; with `FENCELOCK_LONG` a
-/// thousand.)
+/// The shortest ttls are granted late, or end, and leave nothing; where they are renewed, that is not again and again without a
+/// pause. (Thirty times; with `FENCELOCK_LONG` a thousand.)
 pub async fn the_shortest_ttls_end_and_leave_nothing<F: Fixture>(fixture: F) {
-    let (locks, oracle) = (locks(&fixture).await, fixture.client().await);
+    let ((client, locks), oracle) = (watched_locks(&fixture).await, fixture.client().await);
     for ttl in [MIN_TTL, MIN_TTL + MILLISECOND, 2 * MIN_TTL] {
         for renewal in [RenewalPolicy::never(), RenewalPolicy::default()] {
             let key = key(&fixture, "k");
@@ -256,7 +256,17 @@ pub async fn the_shortest_ttls_end_and_leave_nothing<F: Fixture>(fixture: F) {
                         assert_eq!(loss(&guard).await, LossReason::Unconfirmed);
                         guard.leave_to_expire();
                     }
-                    Ok(guard) => drop(guard),
+                    Ok(guard) => {
+                        let (asked, before) = (Moment::now(), client.calls_of(Op::Renew).len());
+                        sleep(3 * ttl).await;
+                        let renewals = client.calls_of(Op::Renew).len() - before;
+                        let since = asked.elapsed();
+                        // None of its waits is shorter, whatever becomes of it.
+                        let most = since.as_millis() + 3;
+                        let is_enough = u128::try_from(renewals).is_ok_and(|number| number <= most);
+                        assert!(is_enough, "{renewals} renewals in {since:?}");
+                        drop(guard);
+                    }
                     Err(error) => assert!(error.is_retryable(), "{error}"),
                 }
                 eventually("the entry ends", async || is_free(&oracle, &key).await).await;
