@@ -273,6 +273,32 @@ async fn a_silent_client_is_made_to_connect_again() {
     assert_eq!(proxy.connections(), 2);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_client_is_told_by_somebody_else_if_nobody_drives_who_was_to_do_it() {
+    let server = RedisServer::start();
+    let proxy = Proxy::start(server.port()).await;
+    let backend = Backend::from_client(client(&proxy.url()).await).unwrap();
+    let (key, mine) = (key("k"), owner());
+    take(&backend, &key, &mine).await;
+    proxy.blackhole();
+    let mut idle = tokio::runtime::Builder::new_current_thread();
+    let idle = idle.enable_all().build().unwrap();
+    let calls = async {
+        for _ in 0..2 {
+            let call = renew(&backend, &key, &mine, TTL, Renew::AtLeast);
+            assert!(tokio::time::timeout(20 * MS, call).await.is_err());
+        }
+    };
+    tokio::task::block_in_place(|| idle.block_on(calls));
+    eventually("an answer", async || {
+        let call = renew(&backend, &key, &mine, TTL, Renew::AtLeast);
+        let answer = tokio::time::timeout(200 * MS, call).await;
+        answer.is_ok_and(|answer| answer.is_ok())
+    })
+    .await;
+    idle.shutdown_background();
+}
+
 /// The first connection that it lost would be its last.
 #[tokio::test]
 async fn a_client_without_a_reconnect_policy_is_refused_and_so_is_a_pool_of_none() {

@@ -1,9 +1,9 @@
 //! Clients that the application made. They connect again by themselves, as their reconnect policy says.
 
-use std::collections::BTreeSet;
+use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use fred::interfaces::{ClientLike, EventInterface};
 use fred::types::Resp3Frame;
 use fred::types::config::{Options, Server};
 use futures_util::future::BoxFuture;
+use lock_core::Moment;
 use tokio::runtime::Handle;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::TryRecvError;
@@ -44,9 +45,13 @@ struct Shared {
     unanswered: AtomicU32,
 }
 
-/// The clients that are being asked to connect again, or were and have not done so yet: by whichever backend, for several may
-/// have the same client.
-static RECONNECTING: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+/// How long a client that calls itself connected may count as told to connect again: behind the `PING`, it hears of that at once.
+/// If it has not by then, whoever was to tell it is on a runtime that nobody drives.
+const TELLING: Duration = Duration::from_secs(5);
+
+/// The clients that are being asked to connect again, or were and have not done so yet, and since when: by whichever backend, for
+/// several may have the same client.
+static RECONNECTING: LazyLock<Mutex<HashMap<String, Arc<Moment>>>> = LazyLock::new(Mutex::default);
 
 impl Given {
     pub(crate) fn new(clients: &[Client], response_timeout: Duration) -> Self {
@@ -146,23 +151,44 @@ async fn answers(client: &WithOptions<Client>) -> bool {
 }
 
 /// A client was told to connect again. It no longer counts as told when this is gone, also with its runtime.
-struct Told(String);
+struct Told {
+    client: String,
+    since: Arc<Moment>,
+}
 
 impl Told {
-    /// Unless it was told already.
+    /// Unless it was told already, by somebody who does so.
     fn first(client: &str) -> Option<Self> {
-        let is_first = Self::all().insert(client.to_owned());
-        is_first.then(|| Self(client.to_owned()))
+        let mut all = Self::all();
+        if all
+            .get(client)
+            .is_some_and(|since| since.elapsed() < TELLING)
+        {
+            return None;
+        }
+        let since = Arc::new(Moment::now());
+        all.insert(client.to_owned(), Arc::clone(&since));
+        Some(Self {
+            client: client.to_owned(),
+            since,
+        })
     }
 
-    fn all() -> MutexGuard<'static, BTreeSet<String>> {
+    fn all() -> MutexGuard<'static, HashMap<String, Arc<Moment>>> {
         RECONNECTING.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Told {
     fn drop(&mut self) {
-        Self::all().remove(&self.0);
+        let mut all = Self::all();
+        // By now it may have been told by somebody else.
+        if all
+            .get(&self.client)
+            .is_some_and(|since| Arc::ptr_eq(since, &self.since))
+        {
+            all.remove(&self.client);
+        }
     }
 }
 
