@@ -27,6 +27,9 @@ pub(super) const REDIRECTIONS: usize = 16;
 /// How long the map is good at least, however many nodes fail.
 const MAP_KEPT: Duration = Duration::from_millis(100);
 
+/// How long at least is waited for the answers to what is sent once more.
+const SHORTEST_PATIENCE: Duration = Duration::from_millis(20);
+
 /// Host and port of a node.
 pub(super) type Address = (String, u16);
 
@@ -140,7 +143,7 @@ impl Nodes {
         order: Order,
     ) -> BoxFuture<'a, Result<Vec<Result<Reply, Failure>>, Failure>> {
         Box::pin(async move {
-            let slot = slot(key);
+            let (slot, began) = (slot(key), Moment::now());
             // With the round in which each was sent last: those that have no answer yet, or are led elsewhere, are sent again.
             let mut left: Vec<_> = commands.iter().map(|command| (command, None, 0)).collect();
             let mut redirection = None;
@@ -177,7 +180,10 @@ impl Nodes {
                 }
             }
             if order == Order::Kept {
-                self.send_early_ones_again(slot, &mut left).await;
+                // What is known already does not wait for it longer than it took to come.
+                let patience = began.elapsed().max(SHORTEST_PATIENCE);
+                let again = self.send_early_ones_again(slot, &mut left);
+                let _ = tokio::time::timeout(patience, again).await;
             }
             let replies = left.into_iter().map(|(_, reply, _)| reply);
             Ok(replies
