@@ -44,6 +44,20 @@ async fn an_unreachable_server_is_a_transient_error() {
 }
 
 #[tokio::test]
+async fn a_server_that_has_no_room_for_another_client_is_a_transient_error() {
+    let server = RedisServer::start();
+    let (first, second) = (quick(&server.url()).await, quick(&server.url()).await);
+    server.cli(&["CONFIG", "SET", "maxclients", "2"]);
+    let error = soon("refusal", Backend::connect(server.url())).await;
+    assert_eq!(error.unwrap_err().kind(), BackendErrorKind::Transient);
+    drop((first, second));
+    eventually("there is room again", async || {
+        Backend::connect(server.url()).await.is_ok()
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_server_that_accepts_and_says_nothing_is_given_up_in_time() {
     let server = RedisServer::start();
     server.pause();

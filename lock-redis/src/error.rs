@@ -180,7 +180,8 @@ impl Failure {
 
     /// Whether the server refused RESP3 and may speak RESP2.
     pub(crate) fn is_about_protocol(&self) -> bool {
-        self.has_code("NOPROTO") || self.has_code("ERR")
+        let may_be = |text: &str| code(text) == "NOPROTO" || code(text) == "ERR" && !is_full(text);
+        self.answer().is_some_and(may_be)
     }
 
     fn is_about_credentials(&self) -> bool {
@@ -336,7 +337,7 @@ fn is_refusal(text: &str) -> bool {
         "NOSCRIPT",
         "DENIED",
     ];
-    CODES.contains(&code(text)) || lacks_permission(text) || lacks_command(text)
+    CODES.contains(&code(text)) || lacks_permission(text) || lacks_command(text) || is_full(text)
 }
 
 /// What can be done about a request that was not applied.
@@ -346,7 +347,7 @@ fn not_applied(text: &str) -> BackendErrorKind {
             BackendErrorKind::Permanent
         }
         _ if lacks_permission(text) => BackendErrorKind::Permanent,
-        "ERR" if !text.contains("max number of clients") => BackendErrorKind::Permanent,
+        "ERR" if !is_full(text) => BackendErrorKind::Permanent,
         _ => BackendErrorKind::Transient,
     }
 }
@@ -358,6 +359,11 @@ fn lacks_permission(text: &str) -> bool {
 
 fn lacks_command(text: &str) -> bool {
     text.contains("unknown command") || text.contains("Unknown Redis command")
+}
+
+/// Whether the server has no room for this connection, on which it then runs nothing.
+fn is_full(text: &str) -> bool {
+    text.starts_with("ERR max number of clients")
 }
 
 /// Whether the server takes nothing but subscriptions over this connection.
@@ -459,6 +465,7 @@ mod tests {
                 "Can't execute 'evalsha': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in this context",
                 Permanent,
             ),
+            ("ERR", "max number of clients reached", Transient),
             ("ERR", "Error running script: something", Unknown),
             ("WHATEVER", "next year's error", Unknown),
         ] {
