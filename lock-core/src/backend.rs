@@ -75,7 +75,8 @@ pub trait LockBackend: Debug + Send + Sync + 'static {
     /// 2. [`Renew::AtLeast`] never shortens what is left of the entry; [`Renew::Exactly`] sets it.
     ///    `renewal::at_least_never_shortens`, `renewal::exactly_shortens`
     /// 3. Never recreates an entry that is gone. `renewal::renewing_after_an_eviction_does_not_resurrect`
-    /// 4. One key that fails does not keep the others from being renewed.
+    /// 4. One key that fails does not keep the others from being renewed, and where keys are at servers of their own, nor
+    ///    does a server that is silent: see [`RenewRequest::patience`].
     ///    `renewal::one_key_that_fails_does_not_keep_the_others_from_being_renewed`
     async fn renew<'a>(
         &self,
@@ -352,6 +353,9 @@ pub struct RenewRequest<'a> {
     pub ttl: Duration,
     /// Whether more may be left than `ttl`.
     pub how: Renew,
+    /// How long the answer is waited for, if that is known: none of those asked together is heard later. A store of parts
+    /// that fall silent one by one gives up on such a part before, and answers for the others.
+    pub patience: Option<Duration>,
 }
 
 impl<'a> RenewRequest<'a> {
@@ -363,7 +367,15 @@ impl<'a> RenewRequest<'a> {
             owner,
             ttl,
             how,
+            patience: None,
         }
+    }
+
+    /// The same, whose answer is waited for so long.
+    #[must_use]
+    pub const fn with_patience(mut self, patience: Option<Duration>) -> Self {
+        self.patience = patience;
+        self
     }
 }
 

@@ -371,7 +371,8 @@ async fn renew(mut batch: Batch, limit: Duration) {
             .iter()
             .filter_map(|renewal| {
                 let lease = renewal.lease.as_ref()?;
-                Some(lease.renewal(renewal.ttl, Renew::AtLeast))
+                let request = lease.renewal(renewal.ttl, Renew::AtLeast);
+                Some(request.with_patience(Some(limit)))
             })
             .collect();
         timer::timeout_from(Some(asked), limit, store.backend.renew(&requests)).await

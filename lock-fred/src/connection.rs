@@ -108,7 +108,7 @@ impl Link {
 /// The connection that one call uses from beginning to end.
 enum Line<'a> {
     Given(&'a Given),
-    Own(&'a Own, Arc<Live>),
+    Own(&'a Arc<Own>, Arc<Live>),
 }
 
 impl Line<'_> {
@@ -139,6 +139,15 @@ pub(crate) struct Live {
 }
 
 impl Live {
+    /// Whether whoever has `key` answers.
+    async fn answers(&self, key: &str) -> bool {
+        let kind = [vec!["TYPE", key]];
+        let replies = self.connection.send_all(key, &kind, Order::Kept).await;
+        let is_answer =
+            |reply: &Result<_, Failure>| reply.as_ref().err().is_none_or(Failure::is_answer);
+        replies.is_ok_and(|replies| replies.iter().any(is_answer))
+    }
+
     fn answered(&self, part: Part) {
         if self.in_doubt.load(Ordering::Relaxed) {
             let mut unanswered = self.unanswered();
@@ -164,11 +173,25 @@ impl Live {
     }
 }
 
+/// A connection over which whoever has a key is silent.
+struct Silent {
+    live: Arc<Live>,
+    key: String,
+}
+
 /// A connection that is being made by a task, on which many calls may wait.
 #[derive(Clone)]
 struct Opening {
     runtime: Id,
     result: watch::Receiver<Option<Result<Arc<Live>, BackendError>>>,
+}
+
+/// The task on `runtime` that makes a connection, if there is one.
+fn under_way(slot: &Option<Opening>, runtime: Id) -> Option<&Opening> {
+    slot.as_ref().filter(|opening| {
+        // The sender travels in the task, so that a task that was dropped unfinished blocks nobody.
+        opening.runtime == runtime && opening.result.has_changed().is_ok()
+    })
 }
 
 impl Own {
@@ -194,7 +217,7 @@ impl Own {
         match opening.result.wait_for(Option::is_some).await.as_deref() {
             Ok(Some(result)) => result.clone(),
             _ => Err(BackendError::transient(
-                "connecting was cut off by the end of a runtime",
+                "connecting was cut off: the runtime has ended, or has no timers or no I/O (`enable_all`)",
             )),
         }
     }
@@ -213,24 +236,55 @@ impl Own {
             let (_, result) = watch::channel(Some(Ok(live)));
             return Ok(Opening { runtime, result });
         }
-        if let Some(opening) = slot.as_ref()
-            && opening.runtime == runtime
-            // The sender travels in the task, so that a task that was dropped unfinished blocks nobody.
-            && opening.result.has_changed().is_ok()
-        {
+        if let Some(opening) = under_way(&slot, runtime) {
             return Ok(opening.clone());
         }
+        Ok(self.begin_opening(&handle, &mut slot, None))
+    }
+
+    /// Starts the task that makes a connection: the first one, or one instead of another.
+    fn begin_opening(
+        self: &Arc<Self>,
+        handle: &Handle,
+        slot: &mut Option<Opening>,
+        old: Option<Silent>,
+    ) -> Opening {
+        let runtime = handle.id();
         let (answer, result) = watch::channel(None);
         let opening = Opening { runtime, result };
         *slot = Some(opening.clone());
-        drop(slot);
         let own = Arc::clone(self);
         handle.spawn(async move {
-            let result = own.open().await;
+            let result = match old {
+                None => own.open().await,
+                Some(old) => own.open_instead(old).await,
+            };
             own.slot().take_if(|opening| opening.runtime == runtime);
             answer.send_replace(Some(result));
         });
-        Ok(opening)
+        opening
+    }
+
+    /// What `live` leads to has fallen silent. If that is one of many servers, and somebody asks for `key` there, the others
+    /// are reached over it until there is another connection, which may take long because of the silent one too.
+    fn replace(self: &Arc<Self>, live: &Arc<Live>, key: Option<&str>) {
+        let handle = Handle::try_current().ok();
+        let (Some(handle), Some(key), true) = (handle, key, live.connection.is_cluster()) else {
+            return self.discard(live);
+        };
+        let mut slot = self.slot();
+        if self.is_current(live) && under_way(&slot, handle.id()).is_none() {
+            let old = Silent {
+                live: Arc::clone(live),
+                key: key.to_owned(),
+            };
+            self.begin_opening(&handle, &mut slot, Some(old));
+        }
+    }
+
+    fn is_current(&self, live: &Arc<Live>) -> bool {
+        let current = self.current.load_full();
+        current.is_some_and(|current| Arc::ptr_eq(&current, live))
     }
 
     fn slot(&self) -> MutexGuard<'_, Option<Opening>> {
@@ -238,6 +292,30 @@ impl Own {
     }
 
     async fn open(self: &Arc<Self>) -> Result<Arc<Live>, BackendError> {
+        let live = self.make().await?;
+        self.current.store(Some(Arc::clone(&live)));
+        Ok(live)
+    }
+
+    /// The same, unless the server that is silent is so over the new connection too: then that is worth no more, and perhaps
+    /// less, for a client may hold up everything while it looks for one server in vain.
+    async fn open_instead(self: &Arc<Self>, old: Silent) -> Result<Arc<Live>, BackendError> {
+        let live = match self.make().await {
+            Ok(live) => live,
+            Err(error) => {
+                self.discard(&old.live);
+                return Err(error);
+            }
+        };
+        if self.is_current(&old.live) && !live.answers(&old.key).await && self.is_current(&old.live)
+        {
+            return Ok(old.live);
+        }
+        self.current.store(Some(Arc::clone(&live)));
+        Ok(live)
+    }
+
+    async fn make(self: &Arc<Self>) -> Result<Arc<Live>, BackendError> {
         let own = Arc::downgrade(self);
         let cell: Arc<OnceLock<Weak<Live>>> = Arc::default();
         let on_disconnect = {
@@ -256,13 +334,12 @@ impl Own {
             in_doubt: AtomicBool::new(false),
         });
         let _ = cell.set(Arc::downgrade(&live));
-        self.current.store(Some(Arc::clone(&live)));
         Ok(live)
     }
 
     /// Sends over `live` and learns from the outcome what it is worth.
     pub(crate) async fn send(
-        &self,
+        self: &Arc<Self>,
         live: &Arc<Live>,
         request: &Request<'_>,
     ) -> Result<Reply, Failure> {
@@ -306,7 +383,7 @@ impl Own {
     /// Waits for what is sent over `live` and learns from the outcome what that is worth. `is_bad`: of replies after which
     /// another connection is needed.
     async fn watch<T>(
-        &self,
+        self: &Arc<Self>,
         live: &Arc<Live>,
         key: Option<&str>,
         sent: impl Future<Output = Result<T, Failure>>,
@@ -315,6 +392,7 @@ impl Own {
         let unanswered = Unanswered {
             own: self,
             live,
+            key,
             part: live.connection.part_of(key),
         };
         let result = sent.await;
@@ -337,8 +415,9 @@ impl Own {
 
 /// A call without an answer, as long as nothing else is known of it. Also one that its caller gave up.
 struct Unanswered<'a> {
-    own: &'a Own,
+    own: &'a Arc<Own>,
     live: &'a Arc<Live>,
+    key: Option<&'a str>,
     part: Part,
 }
 
@@ -352,7 +431,7 @@ impl Unanswered<'_> {
 impl Drop for Unanswered<'_> {
     fn drop(&mut self) {
         if self.live.not_answered(self.part) {
-            self.own.discard(self.live);
+            self.own.replace(self.live, self.key);
         }
     }
 }

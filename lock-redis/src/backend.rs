@@ -17,7 +17,7 @@ use redis::aio::{ConnectionLike, ConnectionManager};
 use crate::answer::Answer;
 use crate::client::{self, Given, Part, Settings, Target};
 use crate::connection::{Link, Own};
-use crate::error::Failure;
+use crate::error::{Cause, Failure};
 use crate::native::{Native, Rights};
 use crate::replicas::{Granted, Replicas};
 use crate::wakeups::{Hub, HubWakeups};
@@ -235,7 +235,10 @@ impl LockBackend for RedisBackend {
         renewals: &'a [RenewRequest<'a>],
     ) -> Vec<Result<Ownership, BackendError>> {
         let batches = self.batches(renewals);
-        let requests = batches.iter().map(|batch| self.renew_batch(batch));
+        let patience = renewals.iter().filter_map(|renewal| renewal.patience).min();
+        let requests = batches
+            .iter()
+            .map(|batch| self.renew_in_time(batch, patience));
         let answers = join_all(requests).await;
         let mut sorted: Vec<_> = renewals.iter().map(|_| None).collect();
         for ((index, _), answer) in batches.iter().flatten().zip(answers.into_iter().flatten()) {
@@ -337,6 +340,25 @@ impl RedisBackend {
             .values()
             .flat_map(|part| part.chunks(scripts::RENEWALS_AT_ONCE));
         chunks.map(<[_]>::to_vec).collect()
+    }
+
+    /// Gives up on a node of a cluster that is silent while there is time yet to answer for the others.
+    async fn renew_in_time(
+        &self,
+        batch: &[(usize, &RenewRequest<'_>)],
+        patience: Option<Duration>,
+    ) -> Vec<Result<Ownership, BackendError>> {
+        let renewed = self.renew_batch(batch);
+        let Some(patience) = patience.filter(|_| self.cluster) else {
+            return renewed.await;
+        };
+        match tokio::time::timeout(patience.mul_f64(0.9), renewed).await {
+            Ok(answers) => answers,
+            Err(_) => {
+                let late = error::not_answered(Failure::new(Cause::Late, "no answer"));
+                batch.iter().map(|_| Err(late.clone())).collect()
+            }
+        }
     }
 
     async fn renew_batch(

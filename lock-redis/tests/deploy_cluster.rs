@@ -280,6 +280,17 @@ async fn a_node_that_is_silent_keeps_nobody_from_the_others_and_is_found_again()
     let (silent, loud, mine) = (named(0), named(1), owner());
     take(&backend, &silent, &mine).await;
     take(&backend, &loud, &mine).await;
+    // Renewed together, wherever they are.
+    let another = patient(Backend::cluster(cluster.urls())).connect().await;
+    let locks = Locks::new(another.unwrap()).with_ttl(2 * SECOND);
+    let mut held = Vec::new();
+    for n in 0..120 {
+        let guard = locks.lock(format!("held:{n}")).try_acquire().await.unwrap();
+        held.push((
+            cluster.master_of(cluster.slot_of(guard.key().as_str())),
+            guard,
+        ));
+    }
     cluster.nodes[0].pause();
     let talking = AtomicBool::new(true);
     let others = async {
@@ -302,6 +313,9 @@ async fn a_node_that_is_silent_keeps_nobody_from_the_others_and_is_found_again()
                 error.may_have_been_applied() || error.kind() == BackendErrorKind::Transient,
                 "{error}"
             );
+        }
+        for (node, guard) in &held {
+            assert!(*node == 0 || guard.is_held(), "{:?}", guard.loss());
         }
         cluster.nodes[0].resume();
         eventually("the node answers again", async || {

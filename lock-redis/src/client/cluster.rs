@@ -1,5 +1,7 @@
 //! Clusters: one connection of the client that leads to all nodes, and another one for subscriptions.
 
+use std::time::Duration;
+
 use futures_util::future::join_all;
 use redis::cluster::ClusterClientBuilder;
 use redis::cluster_async::ClusterConnection;
@@ -23,6 +25,10 @@ const RETRIES: u32 = 10;
 /// long to try.
 const SHORTEST_PAUSE: u64 = 2;
 const LONGEST_PAUSE: u64 = 20;
+
+/// How many times longer than we the client waits for an answer. When its own patience is over it looks for the node anew, and
+/// while it does so for one that is silent nobody is served; whom we have given up on it forgets.
+const CLIENTS_PATIENCE: f64 = 1.1;
 
 /// Some nodes of a cluster, by which the others are found.
 pub(super) struct Nodes {
@@ -54,8 +60,11 @@ impl Nodes {
         self.nodes.first().is_some_and(is_resp3)
     }
 
-    pub(super) async fn connect(&self) -> Result<ClusterConnection, Failure> {
-        open(self.client()).await
+    pub(super) async fn connect(&self) -> Result<Cluster, Failure> {
+        Ok(Cluster {
+            connection: open(self.client()).await?,
+            patience: self.settings.response_timeout,
+        })
     }
 
     /// A connection of its own for subscriptions, and what comes over it.
@@ -74,7 +83,7 @@ impl Nodes {
         // leave time for the others in both.
         let client = ClusterClientBuilder::new(self.nodes.clone())
             .connection_timeout(self.settings.connect_timeout.mul_f64(0.2))
-            .response_timeout(self.settings.response_timeout)
+            .response_timeout(self.settings.response_timeout.mul_f64(CLIENTS_PATIENCE))
             .tcp_settings(TcpSettings::default().set_nodelay(true))
             .retries(RETRIES)
             .min_retry_wait(SHORTEST_PAUSE)
@@ -87,79 +96,92 @@ impl Nodes {
     }
 }
 
-/// Sends commands about keys of the slot of `key`, and answers each. Fails if it is not known what became of any of them.
-///
-/// What the client sends as one, it sends again as one when any of it is led elsewhere, and says `ASKING` for the first command
-/// only. So that is done with what must stay together, and commands that may be led to different places go by themselves.
-pub(super) async fn send_all(
-    connection: &ClusterConnection,
-    key: &str,
-    commands: &[Vec<&str>],
-    order: Order,
-) -> Result<Vec<Result<Reply, Failure>>, Failure> {
-    let mut replies = match order {
-        Order::Together => return send_together(connection, key, commands).await,
-        Order::Kept => {
-            let mut replies: Vec<Result<_, Failure>> = Vec::with_capacity(commands.len());
-            for command in commands {
-                // Behind one of unknown outcome nothing is in order.
-                let lost = replies.last().and_then(|reply| reply.as_ref().err());
-                let reply = match lost.filter(|failure| !failure.is_answer()) {
-                    Some(failure) => Err(failure.clone()),
-                    None => send(connection, key, command).await,
-                };
-                replies.push(reply);
-            }
-            replies
-        }
-        Order::Any => {
-            join_all(
-                commands
-                    .iter()
-                    .map(|command| send(connection, key, command)),
-            )
-            .await
-        }
-    };
-    let is_answered =
-        |reply: &Result<_, Failure>| reply.as_ref().err().is_none_or(Failure::is_answer);
-    if !replies.iter().any(is_answered)
-        && let Some(Err(failure)) = replies.first()
-    {
-        return Err(failure.clone());
-    }
-    if order == Order::Any {
-        // While a slot moves they lead each other astray, since the client says `ASKING` in a message of its own.
-        for (command, reply) in commands.iter().zip(&mut replies) {
-            if reply.as_ref().is_err_and(Failure::leads_elsewhere) {
-                *reply = send(connection, key, command).await;
-            }
-        }
-    }
-    Ok(replies)
+/// A connection to all nodes.
+pub(crate) struct Cluster {
+    connection: ClusterConnection,
+    patience: Duration,
 }
 
-async fn send(connection: &ClusterConnection, key: &str, words: &[&str]) -> Result<Reply, Failure> {
-    let mut command = Cmd::new();
-    command.arg(words);
-    let route = RoutingInfo::SingleNode(route(key));
-    let sent = connection.clone().route_command(command, route).await;
-    sent.and_then(answer)
-        .map_err(|error| failure(&error).resent())
-}
+impl Cluster {
+    pub(super) async fn run(&self, command: Cmd) -> Result<Value, Failure> {
+        let mut connection = self.connection.clone();
+        self.answered(command.query_async(&mut connection)).await
+    }
 
-async fn send_together(
-    connection: &ClusterConnection,
-    key: &str,
-    commands: &[Vec<&str>],
-) -> Result<Vec<Result<Reply, Failure>>, Failure> {
-    let mut connection = connection.clone();
-    let sent = connection.route_pipeline(pipeline(commands), 0, commands.len(), route(key));
-    let answers = sent.await.map_err(|error| failure(&error).resent())?;
-    Ok(answers
-        .into_iter()
-        .map(|value| answer(value).map_err(|error| failure(&error).resent()))
-        .collect())
+    /// Sends commands about keys of the slot of `key`, and answers each. Fails if it is not known what became of any of them.
+    ///
+    /// What the client sends as one, it sends again as one when any of it is led elsewhere, and says `ASKING` for the first command
+    /// only. So that is done with what must stay together, and commands that may be led to different places go by themselves.
+    pub(super) async fn send_all(
+        &self,
+        key: &str,
+        commands: &[Vec<&str>],
+        order: Order,
+    ) -> Result<Vec<Result<Reply, Failure>>, Failure> {
+        let mut replies = match order {
+            Order::Together => return self.send_together(key, commands).await,
+            Order::Kept => {
+                let mut replies: Vec<Result<_, Failure>> = Vec::with_capacity(commands.len());
+                for command in commands {
+                    // Behind one of unknown outcome nothing is in order.
+                    let lost = replies.last().and_then(|reply| reply.as_ref().err());
+                    let reply = match lost.filter(|failure| !failure.is_answer()) {
+                        Some(failure) => Err(failure.clone()),
+                        None => self.send(key, command).await,
+                    };
+                    replies.push(reply);
+                }
+                replies
+            }
+            Order::Any => join_all(commands.iter().map(|command| self.send(key, command))).await,
+        };
+        let is_answered =
+            |reply: &Result<_, Failure>| reply.as_ref().err().is_none_or(Failure::is_answer);
+        if !replies.iter().any(is_answered)
+            && let Some(Err(failure)) = replies.first()
+        {
+            return Err(failure.clone());
+        }
+        if order == Order::Any {
+            // While a slot moves they lead each other astray, since the client says `ASKING` in a message of its own.
+            for (command, reply) in commands.iter().zip(&mut replies) {
+                if reply.as_ref().is_err_and(Failure::leads_elsewhere) {
+                    *reply = self.send(key, command).await;
+                }
+            }
+        }
+        Ok(replies)
+    }
+
+    async fn send(&self, key: &str, words: &[&str]) -> Result<Reply, Failure> {
+        let mut command = Cmd::new();
+        command.arg(words);
+        let mut connection = self.connection.clone();
+        let sent = connection.route_command(command, RoutingInfo::SingleNode(route(key)));
+        let value = self.answered(sent).await?;
+        answer(value).map_err(|error| failure(&error).resent())
+    }
+
+    async fn send_together(
+        &self,
+        key: &str,
+        commands: &[Vec<&str>],
+    ) -> Result<Vec<Result<Reply, Failure>>, Failure> {
+        let mut connection = self.connection.clone();
+        let sent = connection.route_pipeline(pipeline(commands), 0, commands.len(), route(key));
+        let values = self.answered(sent).await?.into_iter();
+        Ok(values
+            .map(|value| answer(value).map_err(|error| failure(&error).resent()))
+            .collect())
+    }
+
+    async fn answered<T>(&self, sent: impl Future<Output = RedisResult<T>>) -> Result<T, Failure> {
+        match tokio::time::timeout(self.patience, sent).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(error)) => Err(failure(&error).resent()),
+            Err(_) => Err(Failure::new(Cause::Late, "no answer").resent()),
+        }
+    }
 }
 
 /// To the primary that has `key`.

@@ -10,8 +10,6 @@ mod subscriber;
 mod target;
 
 use redis::aio::MultiplexedConnection;
-#[cfg(feature = "cluster")]
-use redis::cluster_async::ClusterConnection;
 use redis::{Cmd, ErrorKind, RedisError, Value};
 
 use crate::answer::Reply;
@@ -56,7 +54,7 @@ pub(crate) fn slot_of(key: &str) -> Part {
 pub(crate) enum Connection {
     Server(MultiplexedConnection),
     #[cfg(feature = "cluster")]
-    Cluster(ClusterConnection),
+    Cluster(cluster::Cluster),
 }
 
 impl Connection {
@@ -68,10 +66,7 @@ impl Connection {
                 sent.map(reply).map_err(|error| failure(&error))
             }
             #[cfg(feature = "cluster")]
-            Self::Cluster(connection) => {
-                let sent = command.query_async(&mut connection.clone()).await;
-                sent.map(reply).map_err(|error| failure(&error).resent())
-            }
+            Self::Cluster(cluster) => cluster.run(command).await.map(reply),
         }
     }
 
@@ -101,7 +96,7 @@ impl Connection {
                     .collect())
             }
             #[cfg(feature = "cluster")]
-            Self::Cluster(connection) => cluster::send_all(connection, key, commands, order).await,
+            Self::Cluster(cluster) => cluster.send_all(key, commands, order).await,
         }
     }
 
