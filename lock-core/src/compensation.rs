@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 
 use crate::clock::{Deadline, Moment};
 use crate::error::BackendError;
@@ -19,6 +19,10 @@ use crate::timer;
 
 /// With more calls under way than this, an entry that could not be released twice is left to its ttl.
 const MAX_CALLS: usize = 1024;
+
+/// So many are given back at once on one runtime. Who lets go of a hundred thousand would else have most of them given up before
+/// the store came to them.
+pub(crate) const RELEASES_AT_ONCE: usize = 512;
 
 /// The duty to release an owner's entry, should there be one. Dropped unsettled, it is done in the background, on
 /// the runtime that was captured when the entry was asked for.
@@ -47,6 +51,7 @@ struct Duty {
     /// The first spot in line, which goes on when the first release was answered or has timed out; until then its line
     /// knows the lease.
     spot: Option<(Spot, Arc<Lease>)>,
+    turns: Arc<Semaphore>,
 }
 
 impl<'a> Compensation<'a> {
@@ -123,6 +128,7 @@ impl<'a> Compensation<'a> {
             gone: self.gone,
             may_come_late: self.may_come_late,
             spot: self.spot.take(),
+            turns: Arc::clone(self.renewer.releases()),
         };
         let call = self.store.kept_call();
         self.renewer.runtime().spawn(duty.run(call, first_done));
@@ -147,13 +153,7 @@ impl Duty {
         loop {
             timer::sleep(pause).await;
             let answered = self.release().await;
-            // A request that was not answered may have been applied an op timeout later.
-            let now = Moment::now();
-            let late = self.gone.past(&now);
-            let left = self
-                .gone
-                .left(&now)
-                .saturating_add(self.op_timeout.saturating_sub(late));
+            let left = self.left();
             if answered || left.is_zero() {
                 return;
             }
@@ -165,8 +165,26 @@ impl Duty {
         }
     }
 
-    /// Whether the store answered.
+    /// How long there may be an entry yet: a request that was not answered may have been applied an op timeout later.
+    fn left(&self) -> Duration {
+        let now = Moment::now();
+        let late = self.gone.past(&now);
+        let after = self.op_timeout.saturating_sub(late);
+        self.gone.left(&now).saturating_add(after)
+    }
+
+    /// Whether the store answered, or need not be asked any more.
     async fn release(&self) -> bool {
+        let _turn = match self.turns.try_acquire() {
+            Ok(turn) => Some(turn),
+            Err(_) => {
+                let turn = self.turns.acquire().await.ok();
+                if self.left().is_zero() {
+                    return true;
+                }
+                turn
+            }
+        };
         let release = self.store.backend.release(&self.key, &self.owner);
         let answer = timer::timeout(self.op_timeout, release).await;
         let answer = answer.unwrap_or_else(|| {

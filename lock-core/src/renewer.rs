@@ -8,10 +8,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
 use crate::backend::Renew;
 use crate::clock::{Moment, Reading};
+use crate::compensation::RELEASES_AT_ONCE;
 use crate::lease::{Lease, Turn};
 use crate::observe::contained;
 use crate::store::Call;
@@ -31,6 +32,8 @@ const PACE: Duration = Duration::from_millis(100);
 /// ([`PACE`]); a lease that is released before its turn costs a link and an unlink.
 pub(crate) struct Renewer {
     runtime: Handle,
+    /// The turns of those who give back in the background on that runtime.
+    releases: Arc<Semaphore>,
     list: Mutex<List>,
     sooner: Notify,
 }
@@ -88,6 +91,7 @@ impl Renewer {
     pub(crate) fn new(runtime: Handle) -> Arc<Self> {
         Arc::new(Self {
             runtime,
+            releases: Arc::new(Semaphore::new(RELEASES_AT_ONCE)),
             list: Mutex::new(List {
                 turns: BTreeMap::new(),
                 under_way: BTreeMap::new(),
@@ -103,6 +107,10 @@ impl Renewer {
     /// The runtime that was current when its leases were taken.
     pub(crate) fn runtime(&self) -> &Handle {
         &self.runtime
+    }
+
+    pub(crate) fn releases(&self) -> &Arc<Semaphore> {
+        &self.releases
     }
 
     fn list(&self) -> MutexGuard<'_, List> {

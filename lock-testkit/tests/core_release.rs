@@ -211,6 +211,26 @@ async fn releases_that_fail_are_bounded_in_number() {
     assert!(leaks.extra() < 1200, "{} tasks", leaks.extra());
 }
 
+/// Those that the store comes to last would else be given up before, and be left to their ttl.
+#[tokio::test(start_paused = true)]
+async fn of_thousands_that_are_dropped_together_some_hundreds_are_released_at_once() {
+    let backend = Scripted::honest();
+    let (locks, leaks) = (locks(&backend), LeakCheck::start());
+    let mut guards = Vec::new();
+    for n in 0..2000 {
+        guards.push(locks.lock(n.to_string()).acquire().await.unwrap());
+    }
+    let wait = Effect::DelayBefore(100 * MS);
+    backend.on(Op::Release).always(wait);
+    drop(guards);
+    sleep(50 * MS).await;
+    let under_way = backend.calls_of(Op::Release).len();
+    assert!((100..1000).contains(&under_way), "{under_way}");
+    leaks.assert_none(CLEAN).await;
+    assert!(is_free(&backend));
+    assert_eq!(backend.calls_of(Op::Release).len(), 2000);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_release_does_not_wait_for_a_renewal_in_flight() {
     let backend = Scripted::honest();
