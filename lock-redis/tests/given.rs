@@ -115,10 +115,11 @@ mod a_manager {
 struct Multiplexed;
 
 impl Kind for Multiplexed {
-    // A connection that is gone is gone: whoever made it may make another.
+    // A connection that is gone is gone: whoever made it may make another. And what it sends again is for them to know.
     const GAPS: &'static [Gap] = &[
         Gap::Order,
         Gap::SurvivesRestart,
+        Gap::SendsOnce,
         Gap::Wakeups,
         Gap::Restart,
         Gap::CutConnections,

@@ -4,7 +4,9 @@
 use std::time::Duration;
 
 use fastrand::Rng;
-use lock_core::{BackendError, LockError, LockKey, Locks, Moment, Released, RenewalPolicy};
+use lock_core::{
+    BackendError, LockBackend as _, LockError, LockKey, Locks, Moment, Released, RenewalPolicy,
+};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
@@ -163,6 +165,8 @@ async fn soak<F: Fixture>(fixture: F, disturb: impl AsyncFn(&F)) {
         grown.push(resident().saturating_sub(before));
     }
     assert!(holds >= 10, "{holds} holds");
+    let connected = async || oracle.inspect(&keys[0]).await.is_ok();
+    eventually("who looks is connected again", connected).await;
     for key in &keys {
         comes_free(&oracle, key).await;
         take(&oracle, key, &owner, HOLD).await;
