@@ -277,9 +277,8 @@ impl Lease {
     }
 
     /// The store is about to be asked for an entry of at least `ttl`.
-    pub(crate) fn asks(&self, asked: Moment, ttl: Duration) {
-        let mut state = self.state();
-        state.latest = state.latest.later(asked.after(ttl));
+    fn asks(&self, asked: Moment, ttl: Duration) {
+        self.state().asks(asked, ttl);
     }
 
     /// The store has set the entry to `ttl`, no later than now.

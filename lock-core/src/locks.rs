@@ -217,13 +217,13 @@ impl Locks {
         self.store.close();
         let start = Moment::now();
         loop {
-            let leases = self.store.leases();
-            let found = !leases.is_empty();
-            for lease in leases {
-                lease.shut_down();
+            let mut found = false;
+            for lease in self.store.leases() {
+                found |= lease.shut_down();
             }
             let left = SHUTDOWN_LIMIT.saturating_sub(start.elapsed());
-            if !self.idle_within(left).await {
+            let is_over = found && left.is_zero();
+            if is_over || !self.idle_within(left).await {
                 return false;
             }
             // What was on its way into the list at the first look is in it by now, or released itself.

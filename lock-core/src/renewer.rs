@@ -18,7 +18,7 @@ use crate::observe::contained;
 use crate::store::Call;
 use crate::timer;
 
-/// The most renewals in one call to the backend.
+/// The most renewals in one call to the backend, which may send no more in one command.
 const BATCH: usize = 200;
 
 /// The farthest that renewals are brought forward to go together with one that is due.
@@ -272,6 +272,7 @@ impl Renewer {
                         lease: Some(lease),
                         ttl,
                         ends,
+                        since: due.now,
                     };
                     if alone {
                         self.start(vec![renewal], due.now, limit);
@@ -297,7 +298,7 @@ impl Renewer {
         let leases = renewals.iter().filter_map(|renewal| renewal.lease.clone());
         let leases: Arc<[_]> = leases.collect();
         let ends = renewals.iter().map(|renewal| renewal.ends).min();
-        let _under_way = {
+        let under_way = {
             let mut list = self.list();
             let link = list.place(now, ends.unwrap_or_default(), Duration::ZERO);
             list.under_way.insert(link, Arc::clone(&leases));
@@ -314,7 +315,7 @@ impl Renewer {
         self.runtime.spawn(renew(
             Batch {
                 renewals,
-                _under_way,
+                _under_way: under_way,
             },
             limit,
         ));
@@ -348,12 +349,13 @@ struct Renewal {
     ttl: Duration,
     /// How long its lease lasts if it is not renewed.
     ends: Duration,
+    since: Moment,
 }
 
 impl Renewal {
     /// What to send, unless its lease was released or lost since: it is never renewed after that.
     fn is_wanted(&mut self, asked: Moment) -> bool {
-        let is_wanted = |lease: &mut Arc<Lease>| lease.asks_again(asked, self.ttl);
+        let is_wanted = |lease: &mut Arc<Lease>| lease.may_ask(asked, self.ttl);
         if self.lease.as_mut().is_some_and(is_wanted) {
             return true;
         }
@@ -398,7 +400,7 @@ async fn renew(mut batch: Batch, limit: Duration) {
 impl Drop for Renewal {
     fn drop(&mut self) {
         if let Some(lease) = self.lease.take() {
-            contained(|| lease.renewal_dropped());
+            contained(|| lease.renewal_dropped(self.since));
         }
     }
 }

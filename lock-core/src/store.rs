@@ -82,7 +82,7 @@ impl Store {
         self.wakeups.is_some() && !self.capabilities.order
     }
 
-    /// All leases that are held now.
+    /// All leases that are held now, and some that were until now; a lease may be there twice.
     pub(crate) fn leases(&self) -> Vec<Arc<Lease>> {
         let renewers = self.renewers.read().unwrap_or_else(PoisonError::into_inner);
         renewers

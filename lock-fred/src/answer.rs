@@ -108,7 +108,10 @@ impl Answer {
         let letters = match reply {
             Reply::List(parts) if reply.is_of_a_script() => match parts.as_slice() {
                 [Reply::Text(word), Reply::Text(letters), others @ ..]
-                    if word == b"renewed" && letters.len() == count =>
+                    if word == b"renewed"
+                        && letters.len() == count
+                        && letters.iter().filter(|letter| **letter == b'?').count()
+                            == others.len() =>
                 {
                     Some((letters, others))
                 }
@@ -124,7 +127,8 @@ impl Answer {
             b'h' => Ok(Ownership::Held),
             b'a' => Ok(Ownership::Absent),
             b't' => Ok(Ownership::Taken),
-            _ => Self::of(others.next().unwrap_or(&Reply::Nil), "")?.ownership(),
+            b'?' => Self::of(others.next().unwrap_or(&Reply::Nil), "")?.ownership(),
+            _ => Err(error::senseless()),
         };
         letters.iter().map(&mut answer).collect()
     }
@@ -199,8 +203,8 @@ mod tests {
     #[test]
     fn renewals_are_answered_one_by_one_and_no_other_number_of_them() {
         let word = |word: &str| Reply::Text(word.as_bytes().to_vec());
-        let found = Reply::List(vec![word("conflict"), word("list")]);
-        let reply = Reply::List(vec![word("renewed"), word("h?at?"), found]);
+        let found = || Reply::List(vec![word("conflict"), word("list")]);
+        let reply = Reply::List(vec![word("renewed"), word("h?atx"), found()]);
         let answers = Answer::of_renewals(&reply, 5);
         let kind = |error: &BackendError| error.kind();
         let seen: Vec<_> = answers
@@ -214,12 +218,15 @@ mod tests {
                 Err(BackendErrorKind::Conflict),
                 Ok(&Ownership::Absent),
                 Ok(&Ownership::Taken),
-                // What it was is missing.
+                // No such letter.
                 Err(BackendErrorKind::Unknown),
             ]
         );
         for (odd, count) in [
             (reply, 4),
+            // What the second was is missing.
+            (Reply::List(vec![word("renewed"), word("??"), found()]), 2),
+            (Reply::List(vec![word("renewed"), word("h"), found()]), 1),
             (Reply::List(vec![word("held")]), 1),
             (Reply::List(vec![word("renewed")]), 0),
             (Reply::List(vec![word("renewed"), Reply::Number(1)]), 1),

@@ -10,10 +10,11 @@
 
 mod common_acquire;
 
+use std::cell::RefCell;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
-use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{LazyLock, mpsc};
 use std::task::Poll;
 use std::thread;
 use std::time::Duration;
@@ -441,6 +442,132 @@ fn a_shutdown_does_not_wait_for_runtimes_that_have_ended() {
 }
 
 // A shutdown on several threads.
+
+/// Resolves when the current runtime has so many tasks.
+async fn until_tasks(count: usize) {
+    let metrics = Handle::current().metrics();
+    poll_fn(|context| {
+        if metrics.num_alive_tasks() >= count {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
+/// What `f` returns, unless it is stuck.
+fn within<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> T {
+    let (done, told) = mpsc::channel();
+    thread::spawn(move || done.send(f()));
+    let told = told.recv_timeout(30 * SECOND);
+    told.expect("it does not go round and round")
+}
+
+/// The next poll after the renewer's is that of who shuts down, and not that of the renewal that it started.
+#[test]
+fn a_shutdown_ends_beside_a_renewal_that_is_about_to_begin() {
+    for policy in [GuardPolicy::Release, GuardPolicy::LeaveToExpire] {
+        let locks = short(locks(&Scripted::honest())).with_guard(policy);
+        let ended = within(move || {
+            let builder = &mut Builder::new_current_thread();
+            let runtime = builder.enable_time().event_interval(1).build().unwrap();
+            runtime.block_on(async {
+                let guard = locks.lock("k").acquire().await.unwrap();
+                until_tasks(2).await;
+                if policy == GuardPolicy::Release {
+                    guard.release().await.unwrap();
+                } else {
+                    drop(guard);
+                }
+                locks.shutdown().await
+            })
+        });
+        assert!(ended);
+    }
+}
+
+#[test]
+fn a_shutdown_ends_although_nobody_drives_a_renewal_that_was_started() {
+    let backend = Scripted::honest();
+    let locks = short(locks(&backend));
+    let builder = &mut Builder::new_current_thread();
+    let undriven = builder.enable_time().event_interval(1).build().unwrap();
+    let guard = undriven.block_on(async {
+        let guard = locks.lock("k").acquire().await.unwrap();
+        until_tasks(2).await;
+        guard
+    });
+    assert!(backend.calls_of(Op::Renew).is_empty());
+    let driven = single();
+    driven.block_on(guard.release()).unwrap();
+    assert!(within(move || driven.block_on(locks.shutdown())));
+    drop(undriven);
+}
+
+#[test]
+fn a_shutdown_right_after_releases_ends() {
+    for round in 0..8 {
+        let ended = within(move || {
+            single().block_on(async {
+                let backend = Scripted::honest();
+                let locks = locks(&backend).with_ttl(300 * MS);
+                let mut guards = Vec::new();
+                for n in 0..40 {
+                    guards.push(locks.lock(format!("k{n}")).acquire().await.unwrap());
+                }
+                let life = spawn(async move {
+                    sleep((50 + 6 * round) * MS).await;
+                    for guard in guards {
+                        // Lost, if the machine was too slow.
+                        drop(guard.release().await);
+                    }
+                    locks.shutdown().await
+                });
+                life.await.unwrap()
+            })
+        });
+        assert!(ended, "round {round}");
+    }
+}
+
+thread_local! {
+    static KEPT: RefCell<Option<Runtime>> = const { RefCell::new(None) };
+}
+
+/// The runtime ends with the thread, where tokio's clock is gone.
+#[test]
+fn a_renewal_that_is_dropped_where_there_is_no_clock_is_over() {
+    // From now on tokio looks for a paused clock.
+    let builder = &mut Builder::new_current_thread();
+    drop(builder.enable_time().start_paused(true).build().unwrap());
+    let backend = Scripted::honest();
+    backend.on(Op::Renew).always(Effect::HangBefore);
+    let locks = locks(&backend).with_ttl(20 * SECOND);
+    let (lock, seen) = (locks.lock("k"), backend.clone());
+    let thread = thread::spawn(move || {
+        // Registered first, and so dropped after what tokio keeps for the thread.
+        KEPT.with_borrow_mut(|_| ());
+        let renewal = RenewalPolicy::per_ttl(60);
+        let runtime = single();
+        let guard = runtime.block_on(async {
+            let guard = lock.with_renewal(renewal).acquire().await.unwrap();
+            while seen.calls_of(Op::Renew).is_empty() {
+                sleep(MS).await;
+            }
+            guard
+        });
+        KEPT.set(Some(runtime));
+        guard
+    });
+    let guard = thread.join().unwrap();
+    backend.on(Op::Renew).clear();
+    assert!(guard.is_held());
+    let other = single();
+    other.block_on(guard.extend(SECOND)).unwrap();
+    assert!(other.block_on(locks.shutdown()));
+    assert!(!guard.is_held());
+}
 
 /// Shuts down while another thread keeps doing `what`, and sees that nothing is held or left behind when it is done.
 fn shutdown_races(what: impl Fn(&Locks, &LockGuard, usize) -> Option<LockGuard> + Sync) {

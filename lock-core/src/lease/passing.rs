@@ -215,11 +215,11 @@ impl Lease {
         }
     }
 
-    /// Releases it for good, held or on offer.
-    pub(crate) fn shut_down(self: &Arc<Self>) {
+    /// Releases it for good, held or on offer. Whether it was closed by this.
+    pub(crate) fn shut_down(self: &Arc<Self>) -> bool {
         // Before it leaves the list, as in `release`.
         let _call = self.store.call();
-        {
+        let is_open = {
             let mut state = self.state();
             if std::mem::take(&mut state.on_offer) {
                 state.closed = false;
@@ -227,7 +227,9 @@ impl Lease {
                     self.renewer.unlink(link);
                 }
             }
-        }
+            !state.closed
+        };
         self.release_in_background(LossReason::ShutDown);
+        is_open
     }
 }

@@ -29,7 +29,8 @@ pub(super) struct State {
     pub(super) frozen: bool,
     /// The last operation was not answered.
     pub(super) uncertain: bool,
-    /// A renewal, extension or hand-over is under way: one at a time.
+    /// A renewal, extension or hand-over is under way: one at a time. Given back by [`Operation`](super::operation::Operation)
+    /// or, of a renewal that a turn began, when it is not sent after all, was answered, or is dropped.
     pub(super) operating: bool,
     /// Somebody waits for the end of that.
     pub(super) awaited: bool,
@@ -145,6 +146,11 @@ impl State {
             on_offer: false,
             turn: 0,
         }
+    }
+
+    /// The store is about to be asked for an entry of at least `ttl`.
+    pub(super) fn asks(&mut self, asked: Moment, ttl: Duration) {
+        self.latest = self.latest.later(asked.after(ttl));
     }
 
     pub(super) fn remaining(&self, terms: &Terms, now: Moment) -> Duration {

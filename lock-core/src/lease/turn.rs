@@ -23,7 +23,7 @@ const LEAST_PARTS: u32 = 973;
 /// What the renewer is to do about a lease whose turn has come.
 pub(crate) enum Turn {
     /// Renew the entry for `ttl`, and take no answer within `limit` for unknown.
-    /// That is the one operation under way until [`Lease::renewed`].
+    /// That is the one operation under way until [`Lease::renewed`], or [`Lease::may_ask`] says no.
     Renew {
         ttl: Duration,
         limit: Duration,
@@ -171,14 +171,14 @@ impl Lease {
     // The automatic renewal that a turn began.
 
     /// Whether it is to be sent, at `asked`, to ask for `ttl`. If not, it is over.
-    pub(crate) fn asks_again(&self, asked: Moment, ttl: Duration) -> bool {
+    pub(crate) fn may_ask(&self, asked: Moment, ttl: Duration) -> bool {
         let mut state = self.state();
         self.note_deadline(&mut state, asked);
         if state.ended.is_some() {
             state.operated();
             return false;
         }
-        state.latest = state.latest.later(asked.after(ttl));
+        state.asks(asked, ttl);
         true
     }
 
@@ -223,11 +223,19 @@ impl Lease {
     }
 
     /// The renewal was dropped without an answer: its backend panicked, or its runtime ended.
-    pub(crate) fn renewal_dropped(self: &Arc<Self>) {
+    pub(crate) fn renewal_dropped(self: &Arc<Self>, since: Moment) {
         // As in `link`.
         let _call = self.store.call();
-        self.state().alone = true;
-        self.renewed(Moment::now(), Duration::ZERO, None);
+        observe::renewed(&self.key, outcome_of(None));
+        let mut now = since;
+        observe::contained(|| now = Moment::now());
+        {
+            let mut state = self.state();
+            state.operated();
+            (state.alone, state.uncertain) = (true, true);
+            self.link_for_retry(&mut state, now);
+        }
+        self.end_if_closed();
     }
 
     /// Links the lease for another try at a renewal that failed, several times within what remains.
@@ -238,6 +246,7 @@ impl Lease {
         let remaining = state.remaining(&self.terms, now);
         let pause = nth(remaining, 8).min(nth(interval, 4)).max(least);
         // Of many that failed together, many are tried again together.
-        self.link_locked(state, now, pause, nth(pause, 4));
+        let slack = nth(pause, 4).min(pause.saturating_sub(least));
+        self.link_locked(state, now, pause, slack);
     }
 }

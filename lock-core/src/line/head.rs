@@ -111,7 +111,7 @@ impl Head {
             if let Some(mut taken) = taken {
                 // Its deadline is over, or it would be a holder: nobody takes it any more.
                 if let Some(lease) = taken.lease.take() {
-                    contained(|| lease.shut_down());
+                    contained(|| _ = lease.shut_down());
                 }
                 return Found::Free(Self::new(store, key, taken.turn, taken));
             }

@@ -94,6 +94,12 @@ mod tests {
             .hold_at_most(Duration::MAX)
             .while_progressing(3 * second);
         let often = RenewalPolicy::default().hold_at_most(2 * second);
+        let plain = LockOptions::default();
+        let terms = plain.terms().unwrap();
+        assert_eq!(
+            (terms.guard(), terms.passing()),
+            (plain.guard(), plain.passing_on())
+        );
         for (renewal, interval, limit) in [
             (RenewalPolicy::never(), None, None),
             // Whoever may hold for 500 years may hold for ever.
