@@ -26,7 +26,8 @@ pub const MAX_TOKENS: u16 = 64;
 ///    `exclusion::of_many_concurrent_attempts_one_is_granted`, `exclusion::small_histories_are_linearizable`
 /// 2. An entry always has an end, set in the same step as the entry. `expiry::every_entry_has_an_end`,
 ///    `expiry::a_dropped_attempt_leaves_nothing_without_an_end`
-/// 3. An entry lasts at least as long as asked: round a ttl up to the store's resolution.
+/// 3. An entry lasts at least as long as asked: round a ttl up to the store's resolution, which the fixture of its tests names
+///    where that is more than a millisecond.
 ///    `expiry::an_entry_lasts_at_least_its_ttl`, `expiry::an_entry_outlives_its_guard`
 /// 4. Nothing but [`try_acquire`](Self::try_acquire) creates an entry.
 ///    `renewal::renewing_after_the_end_does_not_resurrect`, `renewal::renewing_after_a_release_does_not_resurrect`
@@ -52,7 +53,8 @@ pub trait LockBackend: Debug + Send + Sync + 'static {
     ///
     /// 1. Grants if there is no entry or the entry has ended, and otherwise answers busy without touching it.
     ///    `exclusion::a_held_key_is_busy_for_everybody_else`, `expiry::an_entry_ends_by_itself`,
-    ///    `exclusion::a_busy_answer_touches_nothing`, `lifecycle::a_busy_answer_names_the_holder`
+    ///    `exclusion::a_busy_answer_touches_nothing`. Busy names the holder: its label, what is left of its entry, and an
+    ///    upper bound of its fencing token if the store can tell one. `lifecycle::a_busy_answer_names_the_holder`
     /// 2. Is idempotent for its owner: if the entry is already this owner's, it answers the same grant and
     ///    touches nothing, because a late copy of the request must not shorten what was prolonged since. A copy
     ///    asks for as many tokens as the first.
@@ -90,7 +92,8 @@ pub trait LockBackend: Debug + Send + Sync + 'static {
     /// 2. Where the store wakes, all who subscribe to the key are woken. `waiting::a_release_wakes_all_who_subscribe`
     async fn release(&self, key: &LockKey, owner: &Owner) -> Result<Ownership, BackendError>;
 
-    /// Who holds `key`, or `None` if it is free. Reads only. `lifecycle::an_inspection_tells_and_changes_nothing`
+    /// Who holds `key`, or `None` if it is free. Reads only. Of an entry that the store granted, what is left of it is always told.
+    /// `lifecycle::an_inspection_tells_and_changes_nothing`, `expiry::every_entry_has_an_end`
     async fn inspect(&self, key: &LockKey) -> Result<Option<Holder>, BackendError>;
 
     /// What this store can do. The same answer every time. `lifecycle::what_is_declared_stays_and_is_there`
@@ -277,8 +280,8 @@ impl Debug for Place {
 pub struct Holder {
     /// The holder's label, if it has one.
     pub label: Option<String>,
-    /// How long the entry lasts yet if it is not renewed; `None` for an entry without an end, which others
-    /// wrote, and where it is not known.
+    /// How long the entry lasts yet if it is not renewed. A store tells it of each entry that it granted: waiters look again by
+    /// then. `None` for an entry without an end, which others wrote, and of nobody: a busy answer that no entry stands behind.
     pub remaining: Option<Duration>,
     /// An upper bound of the holder's fencing token, where the store has one and answers it.
     pub fencing: Option<FencingToken>,
@@ -396,7 +399,9 @@ pub struct Capabilities {
     pub fencing: bool,
     /// Waiters are woken by a release: [`LockBackend::wakeups`] is `Some`.
     pub wakeups: bool,
-    /// The store serves waiters in the order of their first attempt.
+    /// The store serves waiters in the order of their first attempt, and passes over those that neither try again nor leave: they
+    /// keep the others waiting for a minute in all, however many they are. By [`Busy::recheck`] it tells how soon to try again.
+    /// `waiting::waiters_are_served_in_the_order_they_came`, `waiting::those_who_died_in_line_keep_nobody_waiting`
     pub order: bool,
     /// [`AcquireRequest::from`] works.
     pub hand_over: bool,

@@ -25,7 +25,6 @@
 //! | C25, an error that lasts, and its source | what lasts is the store's to say, which no hook can make it say, and lock-core to pass on; [`errors`] has the others | `lock-testkit/tests/core_acquire.rs`: `every_failure_has_a_variant_of_its_own`, `what_no_retry_mends_comes_at_once`; `lock-redis/tests/security.rs`: `wrong_credentials_are_permanent_and_never_printed` |
 //! | R14, a hook that panics | lock-core contains it, and no backend can break that | `lock-testkit/tests/core_renewal.rs`: `a_waker_that_panics_does_not_stop_the_renewal_of_other_locks`; `tests/observability.rs`: `a_subscriber_that_panics_costs_no_lock` |
 //! | W02, memory, connections and keys | a budget is one store's; [`scale`] has the tasks | `lock-redis/tests/scenarios/scale.rs`: `thousands_of_locks_are_held_for_three_ttls_within_a_budget`, two, and ten with `FENCELOCK_LONG` |
-//! | W08, waiters that have died in a line and never leave it | no store of this workspace keeps a line: the case comes with the first that does; [`waiting`] has the order, and those that leave | nowhere |
 //! | W12, what a server has in the end | only who knows the server can look; [`scale`] has the soak | `lock-redis/tests/proxied/soak.rs`: `in_all_weathers_no_two_are_in_together_and_nothing_is_left_of_it` |
 //! | X12, a `fork()` that ends | a program in Rust forks into two that go on only with `unsafe`; other processes are [`processes`] | nowhere |
 
@@ -158,6 +157,7 @@ macro_rules! for_each_case {
                 a_waiter_that_nobody_wakes_is_served
                 a_waiter_is_served_beside_a_greedy_one
                 waiters_are_served_in_the_order_they_came [Order]
+                those_who_died_in_line_keep_nobody_waiting [Order]
             }
             cancellation {
                 a_cancelled_acquire_of_a_free_lock_leaves_nothing_behind

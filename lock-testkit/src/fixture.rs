@@ -80,6 +80,12 @@ pub trait Fixture: Sized + Send + Sync + 'static {
     /// tested, and whatever is listed although it is there fails in a case of its own.
     const GAPS: &'static [Gap] = &[];
 
+    /// What the store counts in: it rounds a ttl up to a multiple of it, and may tell as much less of what is left of an entry.
+    /// Two seconds at the most. Default: 1 ms.
+    ///
+    /// An entry that lasts longer than asked by more than this fails, as does one that ends too early by anything.
+    const RESOLUTION: Duration = Duration::from_millis(1);
+
     /// How often a lock goes from hand to hand in the cases before others get their turn. Default: as in applications, 64
     /// times within 5 ms.
     const PASSING_ON: PassingOn = PassingOn::at_most(64);
@@ -174,6 +180,10 @@ pub trait Fixture: Sized + Send + Sync + 'static {
 /// If the backend breaks the case's promise, the case is not over after two minutes (half an hour with `FENCELOCK_LONG`), or the backend does not declare what the
 /// case needs although that is no gap of the fixture.
 pub fn run_case<F: Fixture, Fut: Future<Output = ()>>(case: Case, body: impl FnOnce(F) -> Fut) {
+    const {
+        // The cases wait for ten seconds for what ends by itself.
+        assert!(F::RESOLUTION.as_millis() <= 2000, "too coarse to be tested");
+    }
     if let Some(why) = skipped::<F>(&case) {
         say_skipped(&case.to_string(), &why);
         return;

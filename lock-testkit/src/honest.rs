@@ -1,6 +1,6 @@
 //! The model: the simplest store that keeps every promise of the trait. Not fast, not shared, not async.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use lock_core::{
@@ -16,15 +16,19 @@ pub use store::HonestStore;
 ///
 /// Compare a backend with it in a property test, or build a wrong backend from it. Keys are whole keys, prefix
 /// included. Time is [`Moment`], so virtual in a paused test.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Honest {
     kept: BTreeMap<String, Kept>,
     newest: u64,
     without_fencing: bool,
-    /// Whether waiters are served in order, the numbers of those in line, and how many were given.
+    /// What it counts in; zero is exactly.
+    resolution: Duration,
+    /// Whether waiters are served in order, the numbers of those in line and when each was last heard of, and how many were given.
     in_order: bool,
-    lines: BTreeMap<String, BTreeSet<u64>>,
+    lines: BTreeMap<String, BTreeMap<u64, Moment>>,
     numbers: u64,
+    /// For how long nothing is heard of who has a place.
+    patience: Duration,
 }
 
 /// What an oracle sees of a key: more than any client is told.
@@ -52,13 +56,28 @@ impl Kept {
 impl Honest {
     /// An empty store.
     #[must_use]
-    pub fn new() -> Self {
-        Self::default()
+    pub const fn new() -> Self {
+        Self {
+            kept: BTreeMap::new(),
+            newest: 0,
+            without_fencing: false,
+            resolution: Duration::ZERO,
+            in_order: false,
+            lines: BTreeMap::new(),
+            numbers: 0,
+            patience: Duration::from_secs(36),
+        }
     }
 
     /// Whether grants carry fencing tokens from now on. They do at first.
     pub const fn set_fencing(&mut self, fencing: bool) {
         self.without_fencing = !fencing;
+    }
+
+    /// What the store counts in from now on: an entry lasts a whole number of it, rounded up, and what is left of it is told as one,
+    /// rounded down. At first it counts exactly.
+    pub const fn set_resolution(&mut self, resolution: Duration) {
+        self.resolution = resolution;
     }
 
     /// Whether waiters are served in the order of their first attempts from now on. They are not at first.
@@ -69,14 +88,22 @@ impl Honest {
         self.in_order = in_order;
     }
 
+    /// For how long nothing may be heard of a waiter in line from now on. At first that is 36 seconds.
+    ///
+    /// Who is not heard of for longer is passed over until it tries again; all that wait are told to try again three times as often.
+    pub const fn set_patience(&mut self, patience: Duration) {
+        self.patience = patience;
+    }
+
     /// See [`lock_core::LockBackend::try_acquire`].
     pub fn try_acquire(&mut self, request: &AcquireRequest<'_>) -> Attempt {
         self.forget_ended();
         let key = request.key.as_str();
+        self.hear_of(key, request.place);
         match self.kept.get(key) {
             Some(kept) if kept.owner == *request.owner => return Attempt::Granted(kept.grant),
             Some(kept) if request.from != Some(&kept.owner) => {
-                let busy = Busy::new(holder(kept));
+                let busy = Busy::new(self.holder(kept));
                 return Attempt::Busy(self.numbered(busy, request.place));
             }
             None if request.from.is_some() => return Attempt::Busy(Busy::default()),
@@ -102,7 +129,7 @@ impl Honest {
     /// A waiter stands in the line of `key`. See [`lock_core::Wakeups::subscribe`].
     pub fn join(&mut self, key: &str, place: &Place) {
         let line = self.lines.entry(key.to_owned()).or_default();
-        line.extend(number(Some(place)));
+        line.extend(number(Some(place)).map(|number| (number, Moment::now())));
     }
 
     /// A waiter is no longer in the line of `key`. Whether it was, and others are. See [`lock_core::Wakeups::leave`].
@@ -110,7 +137,7 @@ impl Honest {
         let (Some(line), Some(number)) = (self.lines.get_mut(key), number(Some(place))) else {
             return false;
         };
-        let was_there = line.remove(&number);
+        let was_there = line.remove(&number).is_some();
         let are_others = !line.is_empty();
         if !are_others {
             self.lines.remove(key);
@@ -121,11 +148,11 @@ impl Honest {
     /// See [`lock_core::LockBackend::renew`]; one of its renewals.
     pub fn renew(&mut self, renewal: &RenewRequest<'_>) -> Ownership {
         self.forget_ended();
+        let ends = Moment::now().after(self.counted(renewal.ttl));
         match self.kept.get_mut(renewal.key.as_str()) {
             None => Ownership::Absent,
             Some(kept) if kept.owner != *renewal.owner => Ownership::Taken,
             Some(kept) => {
-                let ends = Moment::now().after(renewal.ttl);
                 kept.ends = match renewal.how {
                     Renew::AtLeast => kept.ends.later(ends),
                     Renew::Exactly => ends,
@@ -154,13 +181,14 @@ impl Honest {
         self.kept
             .get(key)
             .filter(|kept| !kept.remaining().is_zero())
-            .map(holder)
+            .map(|kept| self.holder(kept))
     }
 
     /// See [`lock_core::ForceRelease::force_release`].
     pub fn force_release(&mut self, key: &str) -> Option<Forced> {
         self.forget_ended();
-        let holder = holder(&self.kept.remove(key)?);
+        let kept = self.kept.remove(key)?;
+        let holder = self.holder(&kept);
         let fencing = self.reserve(1).fencing.map(|range| range.first());
         Some(Forced::new(holder, fencing))
     }
@@ -192,9 +220,22 @@ impl Honest {
             .collect()
     }
 
+    /// A waiter in the line of `key` shows that it lives.
+    fn hear_of(&mut self, key: &str, place: Option<&Place>) {
+        let line = self.lines.get_mut(key);
+        let heard = line.zip(number(place));
+        if let Some(heard) = heard.and_then(|(line, number)| line.get_mut(&number)) {
+            *heard = Moment::now();
+        }
+    }
+
+    /// The first of whom something was heard.
     fn next_in_line(&self, key: &str) -> Option<u64> {
         let line = self.lines.get(key).filter(|_| self.in_order)?;
-        line.first().copied()
+        let mut living = line
+            .iter()
+            .filter(|(_, heard)| heard.elapsed() < self.patience);
+        living.next().map(|(number, _)| *number)
     }
 
     /// `busy` with the number that `place` is, or with a new one.
@@ -206,7 +247,7 @@ impl Honest {
             self.numbers += 1;
             Place::new(self.numbers.to_string())
         });
-        busy.with_place(place)
+        busy.with_place(place).with_recheck(self.patience / 3)
     }
 
     fn put(&mut self, key: &str, owner: &Owner, ttl: Duration, tokens: u16) -> Grant {
@@ -214,7 +255,7 @@ impl Honest {
         let kept = Kept {
             owner: owner.clone(),
             grant,
-            ends: Moment::now().after(ttl),
+            ends: Moment::now().after(self.counted(ttl)),
         };
         self.kept.insert(key.to_owned(), kept);
         grant
@@ -227,18 +268,40 @@ impl Honest {
         Grant::new((!self.without_fencing).then_some(range))
     }
 
+    /// `ttl` as long as this store can count it.
+    fn counted(&self, ttl: Duration) -> Duration {
+        let told = self.told(ttl);
+        if told < ttl {
+            told + self.resolution
+        } else {
+            told
+        }
+    }
+
+    /// The whole units in `time`.
+    fn told(&self, time: Duration) -> Duration {
+        let more = time.as_nanos().checked_rem(self.resolution.as_nanos());
+        time - Duration::from_nanos(more.unwrap_or_default().try_into().unwrap_or_default())
+    }
+
+    fn holder(&self, kept: &Kept) -> Holder {
+        Holder::new()
+            .with_label(kept.owner.label().map(str::to_owned))
+            .with_remaining(Some(self.told(kept.remaining())))
+            .with_fencing(kept.grant.fencing.map(|range| range.last()))
+    }
+
     fn forget_ended(&mut self) {
         self.kept.retain(|_, kept| !kept.remaining().is_zero());
     }
 }
 
-fn number(place: Option<&Place>) -> Option<u64> {
-    place?.as_str().parse().ok()
+impl Default for Honest {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
-fn holder(kept: &Kept) -> Holder {
-    Holder::new()
-        .with_label(kept.owner.label().map(str::to_owned))
-        .with_remaining(Some(kept.remaining()))
-        .with_fencing(kept.grant.fencing.map(|range| range.last()))
+fn number(place: Option<&Place>) -> Option<u64> {
+    place?.as_str().parse().ok()
 }

@@ -22,10 +22,7 @@ impl<const LATENCY: u64> Fixture for Honest<LATENCY> {
     ];
 
     async fn start() -> Self {
-        let store = Scripted::honest();
-        let capabilities = store.capabilities().with_order(true);
-        let store = store.with_capabilities(capabilities);
-        Self(store.with_latency(Duration::from_millis(LATENCY)))
+        Self(in_order().with_latency(Duration::from_millis(LATENCY)))
     }
 
     async fn client(&self) -> Scripted {
@@ -38,10 +35,7 @@ impl<const LATENCY: u64> Fixture for Honest<LATENCY> {
     }
 
     async fn stop(&self) -> bool {
-        for op in Op::ALL {
-            let error = BackendError::transient("connection refused");
-            self.0.on(op).always(Effect::FailBefore(error));
-        }
+        refuse_all(&self.0);
         true
     }
 
@@ -55,26 +49,30 @@ impl<const LATENCY: u64> Fixture for Honest<LATENCY> {
     }
 }
 
-/// A backend around a backend is one.
+/// A backend around a backend is one; and a store that counts in whole seconds keeps every promise, which its fixture has to say.
 struct Watched(Scripted);
 
 impl Fixture for Watched {
     type Backend = Observed<Scripted>;
     const PAUSED: bool = true;
+    const RESOLUTION: Duration = Duration::from_secs(1);
+    // What ends there, ends by itself.
     const GAPS: &[Gap] = &[
-        Gap::Order,
         Gap::SurvivesRestart,
         Gap::Expire,
         Gap::Obstruct,
         Gap::Restart,
-        Gap::Stop,
         Gap::Stall,
         Gap::CutConnections,
         Gap::Processes,
     ];
 
     async fn start() -> Self {
-        Self(Scripted::honest())
+        let store = in_order();
+        store
+            .inner()
+            .with_model(|model| model.set_resolution(Self::RESOLUTION));
+        Self(store)
     }
 
     async fn client(&self) -> Self::Backend {
@@ -86,8 +84,27 @@ impl Fixture for Watched {
         true
     }
 
+    async fn stop(&self) -> bool {
+        refuse_all(&self.0);
+        true
+    }
+
     async fn operator(&self) -> Option<Arc<dyn ForceRelease>> {
         Some(Arc::new(self.0.inner().clone()))
+    }
+}
+
+/// With a line of waiters.
+fn in_order() -> Scripted {
+    let store = Scripted::honest();
+    let capabilities = store.capabilities().with_order(true);
+    store.with_capabilities(capabilities)
+}
+
+fn refuse_all(store: &Scripted) {
+    for op in Op::ALL {
+        let error = BackendError::transient("connection refused");
+        store.on(op).always(Effect::FailBefore(error));
     }
 }
 

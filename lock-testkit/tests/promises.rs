@@ -116,29 +116,3 @@ fn what_is_no_case_is_shown_by_tests_that_exist() {
         assert!(tests > 0 || shown == "nowhere", "{row}: {shown}");
     }
 }
-
-/// What the table says of W08 is so: whoever brings a line has to bring the case.
-#[test]
-fn no_store_of_ours_keeps_a_line_of_waiters() {
-    let says_so = |(row, shown): &(&str, &str)| row.starts_with("W08, ") && *shown == "nowhere";
-    assert!(no_cases().iter().any(says_so), "where is it shown?");
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let mut folders: Vec<_> = ["lock-memory", "lock-redis", "lock-fred"]
-        .map(|store| root.join(store).join("src"))
-        .into();
-    folders.push(root.join("lock-testkit/examples"));
-    let mut files = 0;
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                folders.push(path);
-            } else if path.extension().is_some_and(|end| end == "rs") {
-                let text = std::fs::read_to_string(&path).unwrap();
-                assert!(!text.contains("with_order("), "{}", path.display());
-                files += 1;
-            }
-        }
-    }
-    assert!(files > 20, "only {files} files were read");
-}

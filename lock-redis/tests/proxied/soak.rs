@@ -5,7 +5,7 @@ use std::sync::Arc;
 use fastrand::Rng;
 use lock_core::Moment;
 use lock_testkit::proxy::{Action, Gate};
-use lock_testkit::{History, LeakCheck};
+use lock_testkit::{History, LeakCheck, seed};
 use tokio::task::{JoinSet, block_in_place};
 use tokio::time::{sleep, timeout};
 
@@ -27,6 +27,8 @@ fn up_to(rng: &mut Rng, most: Duration) -> Duration {
 async fn work(locks: Locks, history: History, who: String, mut rng: Rng) {
     let start = Moment::now();
     while start.elapsed() < soak() {
+        // However many choices there were in the rounds before.
+        let mut rng = rng.fork();
         let key = format!("k{}", rng.u8(..3));
         let options = LockOptions::default()
             .with_ttl(SECOND + up_to(&mut rng, LONGEST_TTL - SECOND))
@@ -125,10 +127,7 @@ async fn strike(server: &RedisServer, proxy: &Proxy, rng: &mut Rng) {
 async fn in_all_weathers_no_two_are_in_together_and_nothing_is_left_of_it() {
     let leaks = LeakCheck::start();
     let server = Arc::new(RedisServer::start());
-    let seed = fastrand::u64(..);
-    // For who looks at a failure.
-    eprintln!("seed {seed}");
-    let mut rng = Rng::with_seed(seed);
+    let mut rng = Rng::with_seed(seed());
     let history = History::new();
     let mut proxies = Vec::new();
     let mut workers = JoinSet::new();
@@ -144,7 +143,7 @@ async fn in_all_weathers_no_two_are_in_together_and_nothing_is_left_of_it() {
     let start = Moment::now();
     while start.elapsed() < soak() {
         let proxy = &proxies[rng.usize(..proxies.len())];
-        strike(&server, proxy, &mut rng).await;
+        strike(&server, proxy, &mut rng.fork()).await;
         sleep(up_to(&mut rng, 150 * MS)).await;
     }
     for proxy in &proxies {

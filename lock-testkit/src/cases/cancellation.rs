@@ -54,7 +54,7 @@ impl<'a, F: Fixture> Keys<'a, F> {
         sleep(50 * MILLISECOND).await;
         for key in self.used.take() {
             comes_free(&self.oracle, &key).await;
-            take(&self.oracle, &key, &owner(), HOLD).await;
+            take::<F>(&self.oracle, &key, &owner(), HOLD).await;
         }
     }
 }
@@ -87,7 +87,7 @@ pub async fn a_cancelled_wait_leaves_the_holder_alone<F: Fixture>(fixture: F) {
     let (client, locks) = distant_locks(&fixture).await;
     let (oracle, key, holder) = (fixture.client().await, key(&fixture, "k"), owner());
     let asked = Moment::now();
-    take(&oracle, &key, &holder, HOLD).await;
+    take::<F>(&oracle, &key, &holder, HOLD).await;
     let lock = locks
         .lock(key.name())
         .with_retry(RetryPolicy::every(20 * MILLISECOND).give_up_after(60 * MILLISECOND));
@@ -104,7 +104,7 @@ pub async fn a_cancelled_wait_leaves_the_holder_alone<F: Fixture>(fixture: F) {
     .await;
     // Where time is short, there is one attempt: on its way there, at the store, and on its way back.
     assert!(cuts >= 3, "{cuts}");
-    assert_lasts(&oracle, &key, HOLD, asked).await;
+    assert_lasts::<F>(&oracle, &key, HOLD, asked).await;
     assert_eq!(release(&oracle, &key, &holder).await, Ownership::Held);
     sleep(50 * MILLISECOND).await;
     comes_free(&oracle, &key).await;
@@ -124,7 +124,7 @@ pub async fn a_cancelled_wait_for_a_lock_that_comes_free_leaves_nothing_behind<F
         // In a task of its own: the holder is not cut.
         Handle::current().spawn(async move {
             let me = owner();
-            take(&*holder, &key, &me, HOLD).await;
+            take::<F>(&*holder, &key, &me, HOLD).await;
             let _ = taken.send(());
             sleep(15 * MILLISECOND).await;
             release(&*holder, &key, &me).await;
@@ -166,7 +166,7 @@ pub async fn a_cancelled_extension_leaves_a_deadline_that_is_safe<F: Fixture>(fi
         let cuts = cancel_sweep(change, async |_| {
             sleep(20 * MILLISECOND).await;
             assert!(guard.is_held(), "lost by being dropped");
-            assert_outlives(&oracle, &guard).await;
+            assert_outlives::<F>(&oracle, &guard).await;
         })
         .await;
         assert!(cuts >= 5, "{how}: {cuts}");

@@ -10,8 +10,8 @@ use tokio::task::{JoinSet, yield_now};
 use tokio::time::sleep;
 
 use super::{
-    BOUND, HOLD, MILLISECOND, RESOLUTION, assert_lasts, attempt, beside, eager, hold, key,
-    labelled, locks, owner, refused, release, renew, scaled, take, unrenewed, watched_locks,
+    BOUND, HOLD, MILLISECOND, assert_lasts, attempt, beside, eager, hold, key, labelled, locks,
+    owner, refused, release, renew, scaled, take, unrenewed, watched_locks,
 };
 use crate::fixture::Fixture;
 use crate::history::History;
@@ -25,7 +25,7 @@ pub async fn a_held_key_is_busy_for_everybody_else<F: Fixture>(fixture: F) {
         key(&fixture, "k"),
         owner(),
     );
-    take(&a, &key, &holder, HOLD).await;
+    take::<F>(&a, &key, &holder, HOLD).await;
     let asked = Moment::now();
     refused(&b, &key, &owner()).await;
     refused(&a, &key, &owner()).await;
@@ -42,7 +42,7 @@ pub async fn a_busy_answer_touches_nothing<F: Fixture>(fixture: F) {
         owner(),
     );
     let asked = Moment::now();
-    take(&a, &key, &holder, HOLD).await;
+    take::<F>(&a, &key, &holder, HOLD).await;
     sleep(50 * MILLISECOND).await;
     let before = super::remaining(&b, &key).await;
     for ttl in [MILLISECOND * 10, HOLD, 2 * HOLD] {
@@ -55,7 +55,7 @@ pub async fn a_busy_answer_touches_nothing<F: Fixture>(fixture: F) {
         super::remaining(&b, &key).await <= before,
         "a refused attempt prolonged the entry"
     );
-    assert_lasts(&a, &key, HOLD, asked).await;
+    assert_lasts::<F>(&a, &key, HOLD, asked).await;
     assert_eq!(release(&a, &key, &holder).await, Ownership::Held);
 }
 
@@ -128,7 +128,7 @@ pub async fn a_held_lock_is_busy_and_says_who_holds_it<F: Fixture>(fixture: F) {
         };
         assert_eq!((told, holder.label.as_deref()), (&key, Some("a")));
         let left = holder.remaining.expect("an entry of ours has an end");
-        assert!(!left.is_zero() && left <= HOLD + RESOLUTION, "{left:?}");
+        assert!(!left.is_zero() && left <= HOLD + F::RESOLUTION, "{left:?}");
         assert!(error.is_retryable());
     }
     assert!(guard.is_held());
@@ -238,7 +238,7 @@ pub async fn small_histories_are_linearizable<F: Fixture>(fixture: F) {
                         _ => Asked::Inspect,
                     };
                     calls
-                        .note(me, asked, ask(&*client, &key, &owner, asked))
+                        .note(me, asked, ask::<F>(&*client, &key, &owner, asked))
                         .await;
                     if random.bool() {
                         yield_now().await;
@@ -254,7 +254,12 @@ pub async fn small_histories_are_linearizable<F: Fixture>(fixture: F) {
     }
 }
 
-async fn ask(client: &impl LockBackend, key: &LockKey, owner: &Owner, asked: Asked) -> Answered {
+async fn ask<F: Fixture>(
+    client: &impl LockBackend,
+    key: &LockKey,
+    owner: &Owner,
+    asked: Asked,
+) -> Answered {
     // The number of nobody is never right. (That a holder is named where nothing else happens is a case of its own.)
     let number = |holder: Holder| match holder.label {
         None => UNNAMED,
@@ -265,7 +270,7 @@ async fn ask(client: &impl LockBackend, key: &LockKey, owner: &Owner, asked: Ask
             Attempt::Granted(_) => Answered::Granted,
             Attempt::Busy(busy) => Answered::Busy(Some(number(busy.holder))),
         },
-        Asked::Renew => Answered::Found(renew(client, key, owner, HOLD, Renew::AtLeast).await),
+        Asked::Renew => Answered::Found(renew::<F>(client, key, owner, HOLD, Renew::AtLeast).await),
         Asked::Release => Answered::Found(release(client, key, owner).await),
         Asked::Inspect => {
             let found = client.inspect(key).await.expect("it is answered");

@@ -13,9 +13,9 @@ use tokio::sync::oneshot;
 use tokio::time::sleep;
 
 use super::{
-    BOUND, BRIEF, HOLD, MILLISECOND, RESOLUTION, SHORT, assert_lasts, assert_outlives, attempt,
-    brief, eventually, hold, is_free, key, locks, loss, owner, release, renew, scaled, take,
-    unrenewed, watched_locks,
+    BOUND, BRIEF, HOLD, MILLISECOND, SHORT, assert_lasts, assert_outlives, attempt, brief,
+    eventually, hold, is_free, key, locks, loss, owner, release, renew, scaled, take, unrenewed,
+    watched_locks,
 };
 use crate::faulty::{Effect, Op};
 use crate::fixture::Fixture;
@@ -32,10 +32,10 @@ pub async fn an_entry_ends_by_itself<F: Fixture>(fixture: F) {
         key(&fixture, "k"),
         owner(),
     );
-    take(&a, &key, &holder, SHORT).await;
+    take::<F>(&a, &key, &holder, SHORT).await;
     sleep(SHORT).await;
     eventually("the entry ends", async || is_free(&b, &key).await).await;
-    take(&b, &key, &owner(), HOLD).await;
+    take::<F>(&b, &key, &owner(), HOLD).await;
 }
 
 /// No entry ends before its ttl, also where that is no whole number of the store's units of time.
@@ -76,15 +76,15 @@ pub async fn an_entry_lasts_at_least_its_ttl<F: Fixture>(fixture: F) {
 pub async fn every_entry_has_an_end<F: Fixture>(fixture: F) {
     let (client, key, owner) = (fixture.client().await, key(&fixture, "k"), owner());
     let asked = Moment::now();
-    take(&client, &key, &owner, HOLD).await;
-    assert_lasts(&client, &key, HOLD, asked).await;
+    take::<F>(&client, &key, &owner, HOLD).await;
+    assert_lasts::<F>(&client, &key, HOLD, asked).await;
     for how in [Renew::AtLeast, Renew::Exactly] {
         let asked = Moment::now();
         assert_eq!(
-            renew(&client, &key, &owner, HOLD, how).await,
+            renew::<F>(&client, &key, &owner, HOLD, how).await,
             Ownership::Held
         );
-        assert_lasts(&client, &key, HOLD, asked).await;
+        assert_lasts::<F>(&client, &key, HOLD, asked).await;
     }
 }
 
@@ -126,7 +126,7 @@ pub async fn an_entry_outlives_its_guard<F: Fixture>(fixture: F) {
         let guard = hold(&unrenewed(&locks, &key(&fixture, "k"))).await;
         let left = guard.remaining();
         assert!(left + late + DRIFT <= HOLD, "{left:?} left, {late:?} late");
-        assert_outlives(&oracle, &guard).await;
+        assert_outlives::<F>(&oracle, &guard).await;
     }
     let guard = hold(&brief(&locks, &key(&fixture, "k"))).await;
     while guard.is_held() {
@@ -149,7 +149,7 @@ pub async fn a_ttl_counts_from_the_attempt_that_was_granted<F: Fixture>(fixture:
     let waiter = async {
         let guard = hold(&unrenewed(&b, &key)).await;
         let (left, granted) = (guard.remaining(), Moment::now());
-        assert_outlives(&oracle, &guard).await;
+        assert_outlives::<F>(&oracle, &guard).await;
         (guard, left, granted)
     };
     let ((guard, left, granted), asked) = tokio::join!(waiter, async {
@@ -164,7 +164,7 @@ pub async fn a_ttl_counts_from_the_attempt_that_was_granted<F: Fixture>(fixture:
         left + since + DRIFT >= HOLD,
         "{left:?} left after {since:?}"
     );
-    assert_lasts(&oracle, &key, HOLD, asked).await;
+    assert_lasts::<F>(&oracle, &key, HOLD, asked).await;
     assert_eq!(guard.release().await.ok(), Some(Released::Released));
 }
 
@@ -228,8 +228,8 @@ pub async fn the_longest_ttl_is_kept_and_no_other_ttl_is_sent<F: Fixture>(fixtur
     assert!(client.calls().is_empty(), "{:?}", client.calls());
     let asked = Moment::now();
     let guard = hold(&lock.with_ttl(MAX_TTL)).await;
-    assert_lasts(&oracle, &key, MAX_TTL, asked).await;
-    assert_outlives(&oracle, &guard).await;
+    assert_lasts::<F>(&oracle, &key, MAX_TTL, asked).await;
+    assert_outlives::<F>(&oracle, &guard).await;
 }
 
 /// The shortest ttls are granted late, or end, and leave nothing; where they are renewed, that is not again and again without a
@@ -249,7 +249,7 @@ pub async fn the_shortest_ttls_end_and_leave_nothing<F: Fixture>(fixture: F) {
                         let left = found.and_then(|holder| holder.remaining);
                         let left = left.unwrap_or_default();
                         assert!(
-                            left <= ttl + RESOLUTION,
+                            left <= ttl + F::RESOLUTION,
                             "an entry for {ttl:?} lasts {left:?}"
                         );
                         eventually("the guard ends", async || !guard.is_held()).await;
@@ -317,7 +317,7 @@ pub async fn a_holder_that_was_frozen_leaves_the_next_one_alone<F: Fixture>(fixt
         drop(resume);
         holder.await.expect("it did not panic");
     }
-    assert_lasts(&oracle, &key, HOLD, asked).await;
+    assert_lasts::<F>(&oracle, &key, HOLD, asked).await;
     assert_eq!(release(&oracle, &key, &next).await, Ownership::Held);
 }
 

@@ -50,7 +50,7 @@ pub async fn a_grant_that_nobody_heard_of_is_given_back<F: Fixture>(fixture: F) 
     is_unknown(error.expect_err("nothing is answered"));
     is_in_time(start);
     comes_free(&oracle, &key).await;
-    take(&oracle, &key, &owner(), HOLD).await;
+    take::<F>(&oracle, &key, &owner(), HOLD).await;
 }
 
 /// A wait is over in time also at a store that stands still, and the lock is not busy for that.
@@ -86,7 +86,7 @@ pub async fn an_attempt_that_arrives_after_it_was_given_up_does_not_stay<F: Fixt
     eventually("the attempt is released", released).await;
     client.next_call().await.apply().await;
     comes_free(&oracle, &key).await;
-    take(&oracle, &key, &owner(), HOLD).await;
+    take::<F>(&oracle, &key, &owner(), HOLD).await;
 }
 
 /// No lock is busy because its store was cut off, and what was cut off is given back.
@@ -116,11 +116,11 @@ pub async fn requests_that_arrive_twice_are_done_once<F: Fixture>(fixture: F) {
         let guard = lock.try_acquire().await;
         let guard = guard.expect("the second copy is the same owner's");
         refused(&oracle, &key, &owner()).await;
-        assert_lasts(&oracle, &key, HOLD, asked).await;
+        assert_lasts::<F>(&oracle, &key, HOLD, asked).await;
         if client.capabilities().any_ttl {
             let asked = Moment::now();
             guard.renew_for(2 * HOLD).await.expect("it is held");
-            assert_lasts(&oracle, &key, 2 * HOLD, asked).await;
+            assert_lasts::<F>(&oracle, &key, 2 * HOLD, asked).await;
         }
         let token = guard.fencing_token();
         assert!(token.is_none() || newest < token, "{newest:?}, {token:?}");
@@ -143,7 +143,7 @@ pub async fn a_late_copy_shortens_nothing<F: Fixture>(fixture: F) {
         let asked = Moment::now();
         guard.renew_for(3 * HOLD).await.expect("it is held");
         client.next_call().await.apply().await;
-        assert_lasts(&oracle, &key, 3 * HOLD, asked).await;
+        assert_lasts::<F>(&oracle, &key, 3 * HOLD, asked).await;
         let released = guard.release().await.expect("a release is answered");
         assert_eq!(released, Released::Released);
     }
@@ -163,10 +163,10 @@ pub async fn a_late_copy_leaves_the_next_holder_alone<F: Fixture>(fixture: F) {
     }
     guard.release().await.expect("a release is answered");
     let asked = Moment::now();
-    take(&oracle, &key, &next, HOLD).await;
+    take::<F>(&oracle, &key, &next, HOLD).await;
     while let Some(copy) = client.try_next_call() {
         copy.apply().await;
-        assert_lasts(&oracle, &key, HOLD, asked).await;
+        assert_lasts::<F>(&oracle, &key, HOLD, asked).await;
     }
     assert_eq!(release(&oracle, &key, &next).await, Ownership::Held);
 }
@@ -224,7 +224,7 @@ async fn is_made_up_for<F: Fixture>(fixture: &F, effect: Effect) {
     client.on(Op::Renew).next(effect.clone());
     let guard = hold(&lock).await;
     let renewed = async || {
-        assert_outlives(&oracle, &guard).await;
+        assert_outlives::<F>(&oracle, &guard).await;
         let again = client.calls_of(Op::Renew).len() > 1;
         // What was granted first has less.
         again && guard.remaining() + start.elapsed() > ttl + OP
@@ -252,7 +252,7 @@ async fn is_lost_in_time<F: Fixture>(fixture: &F, effect: Effect) {
     let loss = guard.loss();
     let lost = Handle::current().spawn(async move { loss.lost().await });
     let told = async || {
-        assert_outlives(&oracle, &guard).await;
+        assert_outlives::<F>(&oracle, &guard).await;
         lost.is_finished()
     };
     eventually("the holder is told", told).await;
@@ -264,7 +264,7 @@ async fn is_lost_in_time<F: Fixture>(fixture: &F, effect: Effect) {
     assert!(tries > 1 || !F::PAUSED, "{tries} renewals were tried");
     drop(guard);
     comes_free(&oracle, &key).await;
-    take(&oracle, &key, &owner(), HOLD).await;
+    take::<F>(&oracle, &key, &owner(), HOLD).await;
 }
 
 /// A release that is not answered, or fails, is of unknown outcome or a failure, and is tried again until it is done.

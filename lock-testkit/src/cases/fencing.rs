@@ -39,7 +39,7 @@ pub async fn tokens_rise_over_a_thousand_grants<F: Fixture>(fixture: F) {
                             .unwrap_or_else(PoisonError::into_inner)
                             .push(block);
                         if grants % 10 == 0 {
-                            renew(&client, &key, &owner, HOLD, Renew::AtLeast).await;
+                            renew::<F>(&client, &key, &owner, HOLD, Renew::AtLeast).await;
                         }
                         assert_eq!(release(&client, &key, &owner).await, Ownership::Held);
                         grants += 1;
@@ -94,7 +94,7 @@ pub async fn tokens_rise_across_expiry<F: Fixture>(fixture: F) {
 /// The next token is greater although the entry before was deleted.
 pub async fn tokens_rise_across_eviction<F: Fixture>(fixture: F) {
     let (client, key) = (fixture.client().await, key(&fixture, "k"));
-    let before = block(take(&client, &key, &owner(), HOLD).await);
+    let before = block(take::<F>(&client, &key, &owner(), HOLD).await);
     evict(&fixture, &key).await;
     let after = take_block(&client, &key, &owner(), 1).await;
     assert!(after.first() > before.last(), "{after:?} after {before:?}");

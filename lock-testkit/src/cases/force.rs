@@ -25,11 +25,11 @@ pub async fn a_lock_that_was_taken_by_force_is_free_and_whose_it_was_is_told<F: 
 ) {
     let (operator, client) = (operator(&fixture).await, fixture.client().await);
     let (key, old, next) = (key(&fixture, "k"), labelled("old"), owner());
-    take(&client, &key, &old, HOLD).await;
+    take::<F>(&client, &key, &old, HOLD).await;
     let forced = force(&*operator, &key).await.expect("it is held");
     assert_eq!(forced.holder.label.as_deref(), Some("old"));
     let left = forced.holder.remaining.expect("its entry had an end");
-    assert!(left <= HOLD, "{left:?} of {HOLD:?}");
+    assert!(left <= HOLD + F::RESOLUTION, "{left:?} of {HOLD:?}");
     let printed = format!("{forced:?}");
     assert!(
         !printed.contains(&old.expose()[..32]),
@@ -42,15 +42,15 @@ pub async fn a_lock_that_was_taken_by_force_is_free_and_whose_it_was_is_told<F: 
     );
 
     assert!(is_free(&client, &key).await, "it is still held");
-    let renewed = renew(&client, &key, &old, HOLD, Renew::AtLeast).await;
+    let renewed = renew::<F>(&client, &key, &old, HOLD, Renew::AtLeast).await;
     assert_eq!(renewed, Ownership::Absent);
     assert_eq!(release(&client, &key, &old).await, Ownership::Absent);
     let asked = Moment::now();
-    take(&client, &key, &next, HOLD).await;
-    let renewed = renew(&client, &key, &old, 2 * HOLD, Renew::AtLeast).await;
+    take::<F>(&client, &key, &next, HOLD).await;
+    let renewed = renew::<F>(&client, &key, &old, 2 * HOLD, Renew::AtLeast).await;
     assert_eq!(renewed, Ownership::Taken);
     assert_eq!(release(&client, &key, &old).await, Ownership::Taken);
-    assert_lasts(&client, &key, HOLD, asked).await;
+    assert_lasts::<F>(&client, &key, HOLD, asked).await;
     assert_eq!(release(&client, &key, &next).await, Ownership::Held);
 }
 
@@ -64,12 +64,12 @@ pub async fn a_free_lock_is_nobodys_to_be_taken_from<F: Fixture>(fixture: F) {
         assert!(is_free(&client, &key).await, "it was made up");
     };
     nobody().await;
-    take(&client, &key, &me, HOLD).await;
+    take::<F>(&client, &key, &me, HOLD).await;
     release(&client, &key, &me).await;
     nobody().await;
     take_and_let_end(&fixture, &client, &key, &owner()).await;
     nobody().await;
-    take(&client, &key, &owner(), HOLD).await;
+    take::<F>(&client, &key, &owner(), HOLD).await;
     assert!(force(&*operator, &key).await.is_some());
     nobody().await;
 }
@@ -111,10 +111,10 @@ pub async fn a_holder_hears_that_its_lock_was_taken_by_force<F: Fixture>(fixture
     sleep(LEASE / 50).await;
     assert!(is_free(&oracle, &key).await, "it was brought back");
     let asked = Moment::now();
-    take(&oracle, &key, &next, HOLD).await;
+    take::<F>(&oracle, &key, &next, HOLD).await;
     drop(guard);
     sleep(100 * MILLISECOND).await;
-    assert_lasts(&oracle, &key, HOLD, asked).await;
+    assert_lasts::<F>(&oracle, &key, HOLD, asked).await;
     assert_eq!(release(&oracle, &key, &next).await, Ownership::Held);
 }
 
@@ -129,7 +129,7 @@ pub async fn force_wakes_all_who_wait<F: Fixture>(fixture: F) {
         subscribe(&client, &key).await,
         subscribe(&fixture.client().await, &key).await,
     ];
-    take(&client, &key, &owner(), HOLD).await;
+    take::<F>(&client, &key, &owner(), HOLD).await;
     let waiter = locks(&fixture).await.lock(key.name());
     let waiter = waiter.with_options(patient());
     let waiter = Handle::current().spawn(async move { waiter.acquire().await });
@@ -152,14 +152,14 @@ pub async fn force_takes_one_lock_and_no_other<F: Fixture>(fixture: F) {
     let mut others = Vec::new();
     for name in [names.as_slice(), &[forced.name().replace(":k", ":K")]].concat() {
         let key = LockKey::with_prefix(fixture.prefix(), name).expect("a valid key");
-        take(&client, &key, &me, HOLD).await;
+        take::<F>(&client, &key, &me, HOLD).await;
         if key != forced {
             others.push(key);
         }
     }
     assert!(force(&*operator, &forced).await.is_some(), "it is held");
     for key in &others {
-        assert_lasts(&client, key, HOLD, asked).await;
+        assert_lasts::<F>(&client, key, HOLD, asked).await;
         assert_eq!(release(&client, key, &me).await, Ownership::Held, "{key}");
     }
     assert!(is_free(&client, &forced).await);

@@ -86,7 +86,7 @@ pub async fn a_forgotten_guard_ends_with_the_longest_hold<F: Fixture>(fixture: F
     let guard = hold(&lock).await;
     std::mem::forget(guard);
     comes_free(&oracle, &key).await;
-    take(&oracle, &key, &owner(), HOLD).await;
+    take::<F>(&oracle, &key, &owner(), HOLD).await;
 }
 
 /// A guard whose locks are gone, and with them other clients of its store, is renewed, or says that it is lost; it never believes
@@ -104,7 +104,7 @@ pub async fn a_guard_outlives_the_locks_it_came_from<F: Fixture>(fixture: F) {
     drop((lock, ours, other, others));
     let start = Moment::now();
     while start.elapsed() < ttl + ttl / 4 {
-        assert_outlives(&oracle, &guard).await;
+        assert_outlives::<F>(&oracle, &guard).await;
         sleep(20 * MILLISECOND).await;
     }
     if F::PAUSED {
@@ -131,7 +131,7 @@ pub async fn what_is_left_of_a_guard_is_known_without_the_store<F: Fixture>(fixt
     }
     let mut before = BRIEF;
     while guard.is_held() {
-        assert_outlives(&oracle, &guard).await;
+        assert_outlives::<F>(&oracle, &guard).await;
         let (since, left) = (granted.elapsed(), guard.remaining());
         assert!(left <= before, "{before:?} became {left:?}");
         assert!(left + since <= BRIEF, "{left:?} after {since:?}");
@@ -162,7 +162,7 @@ pub async fn two_hundred_locks_of_one_client_are_all_kept<F: Fixture>(fixture: F
     while start.elapsed() < long {
         for guard in &guards {
             assert!(guard.is_held(), "{:?}", guard.check());
-            assert_outlives(&oracle, guard).await;
+            assert_outlives::<F>(&oracle, guard).await;
         }
         sleep(ttl / 8).await;
     }
@@ -266,7 +266,7 @@ pub async fn with_says_that_the_lock_was_lost<F: Fixture>(fixture: F) {
     let next = owner();
     let taken = lock.with(async |_| {
         evict(&fixture, &key).await;
-        take(&oracle, &key, &next, HOLD).await;
+        take::<F>(&oracle, &key, &next, HOLD).await;
         Ok::<_, LockError>(())
     });
     is_lost(taken.await, &key);

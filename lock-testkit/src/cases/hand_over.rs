@@ -18,12 +18,12 @@ pub async fn a_hand_over_replaces_the_owner_once<F: Fixture>(fixture: F) {
         key(&fixture, "k"),
     );
     let (old, new) = (owner(), labelled("new"));
-    let before = take(&a, &key, &old, HOLD).await;
+    let before = take::<F>(&a, &key, &old, HOLD).await;
     let asked = Moment::now();
     let Attempt::Granted(after) = hand_over(&b, &key, &old, &new).await else {
         panic!("a hand-over from the holder is granted");
     };
-    assert_lasts(&b, &key, 2 * HOLD, asked).await;
+    assert_lasts::<F>(&b, &key, 2 * HOLD, asked).await;
     assert_eq!(after.fencing.is_some(), before.fencing.is_some(), "fencing");
     if let (Some(before), Some(after)) = (before.fencing, after.fencing) {
         assert!(after.first() > before.last(), "{after:?} after {before:?}");
@@ -44,12 +44,12 @@ pub async fn a_hand_over_replaces_the_owner_once<F: Fixture>(fixture: F) {
 pub async fn a_hand_over_from_a_stranger_is_refused<F: Fixture>(fixture: F) {
     let (client, key, holder) = (fixture.client().await, key(&fixture, "k"), labelled("me"));
     let asked = Moment::now();
-    take(&client, &key, &holder, HOLD).await;
+    take::<F>(&client, &key, &holder, HOLD).await;
     let Attempt::Busy(busy) = hand_over(&client, &key, &owner(), &owner()).await else {
         panic!("a stranger handed the lock over");
     };
     assert_eq!(busy.holder.label.as_deref(), Some("me"));
-    assert_lasts(&client, &key, HOLD, asked).await;
+    assert_lasts::<F>(&client, &key, HOLD, asked).await;
     assert_eq!(release(&client, &key, &holder).await, Ownership::Held);
 }
 
@@ -66,7 +66,7 @@ pub async fn a_hand_over_of_a_free_key_is_refused<F: Fixture>(fixture: F) {
 /// A hand-over that is sent again, because its answer was lost, answers the same grant.
 pub async fn a_repeated_hand_over_answers_the_same_grant<F: Fixture>(fixture: F) {
     let (client, key, old, new) = (fixture.client().await, key(&fixture, "k"), owner(), owner());
-    take(&client, &key, &old, HOLD).await;
+    take::<F>(&client, &key, &old, HOLD).await;
     let first = hand_over(&client, &key, &old, &new).await;
     assert!(matches!(first, Attempt::Granted(_)), "{first:?}");
     assert_eq!(hand_over(&client, &key, &old, &new).await, first);

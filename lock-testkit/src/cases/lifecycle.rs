@@ -12,9 +12,9 @@ use tokio::runtime::{Builder, Handle};
 use tokio::time::{sleep, timeout};
 
 use super::{
-    BOUND, HOLD, MILLISECOND, OP, RESOLUTION, SHORT, assert_lasts, attempt, comes_free, eventually,
-    evict, hold, hook, is_free, key, labelled, locks, loss, owner, refused, release, remaining,
-    renew, renewed, scaled, take, unrenewed,
+    BOUND, HOLD, MILLISECOND, OP, SHORT, assert_lasts, attempt, comes_free, eventually, evict,
+    hold, hook, is_free, key, labelled, locks, loss, owner, refused, release, remaining, renew,
+    renewed, scaled, take, unrenewed,
 };
 use crate::fixture::Fixture;
 use crate::gap::Gap;
@@ -37,9 +37,9 @@ pub async fn a_repeated_attempt_answers_the_same_grant_and_touches_nothing<F: Fi
     assert!(matches!(grant, Attempt::Granted(_)), "{grant:?}");
     let copy = b.try_acquire(request(SHORT)).await;
     assert_eq!(copy.expect("an attempt is answered"), grant);
-    assert_lasts(&a, &key, HOLD, asked).await;
+    assert_lasts::<F>(&a, &key, HOLD, asked).await;
     assert_eq!(
-        renew(&a, &key, &owner, HOLD, Renew::Exactly).await,
+        renew::<F>(&a, &key, &owner, HOLD, Renew::Exactly).await,
         Ownership::Held
     );
     sleep(50 * MILLISECOND).await;
@@ -59,12 +59,12 @@ pub async fn a_busy_answer_names_the_holder<F: Fixture>(fixture: F) {
     for label in [None, Some("web-1"), Some("a:b 🔒 \"x\"")] {
         let key = key(&fixture, "k");
         let holder = label.map_or_else(owner, labelled);
-        let grant = take(&a, &key, &holder, HOLD).await;
+        let grant = take::<F>(&a, &key, &holder, HOLD).await;
         let busy = refused(&b, &key, &owner()).await;
         assert_eq!(busy.holder.label.as_deref(), label);
         let left = busy.holder.remaining.expect("an entry of ours has an end");
         assert!(
-            !left.is_zero() && left <= HOLD + RESOLUTION,
+            !left.is_zero() && left <= HOLD + F::RESOLUTION,
             "{left:?} of {HOLD:?}"
         );
         if let (Some(told), Some(given)) = (busy.holder.fencing, grant.fencing) {
@@ -86,7 +86,7 @@ pub async fn an_inspection_tells_and_changes_nothing<F: Fixture>(fixture: F) {
     );
     assert!(is_free(&b, &key).await);
     let asked = Moment::now();
-    take(&a, &key, &holder, HOLD).await;
+    take::<F>(&a, &key, &holder, HOLD).await;
     for _ in 0..3 {
         let found = b
             .inspect(&key)
@@ -95,7 +95,7 @@ pub async fn an_inspection_tells_and_changes_nothing<F: Fixture>(fixture: F) {
             .expect("it is held");
         assert_eq!(found.label.as_deref(), Some("me"));
     }
-    assert_lasts(&b, &key, HOLD, asked).await;
+    assert_lasts::<F>(&b, &key, HOLD, asked).await;
     assert_eq!(release(&a, &key, &holder).await, Ownership::Held);
     assert!(is_free(&b, &key).await);
 }
@@ -109,7 +109,7 @@ pub async fn what_is_declared_stays_and_is_there<F: Fixture>(fixture: F) {
         owner(),
     );
     let declared = a.capabilities();
-    let grant = take(&a, &key, &owner, HOLD).await;
+    let grant = take::<F>(&a, &key, &owner, HOLD).await;
     assert_eq!(grant.fencing.is_some(), declared.fencing, "fencing");
     assert_eq!((a.capabilities(), b.capabilities()), (declared, declared));
     assert_eq!(a.wakeups().is_some(), declared.wakeups, "wake-ups");
@@ -181,7 +181,7 @@ pub async fn a_status_tells_who_holds_the_lock<F: Fixture>(fixture: F) {
         let holder = status().await.expect("it is held");
         let left = holder.remaining.expect("an entry of ours has an end");
         assert_eq!(holder.label.as_deref(), Some("a"));
-        assert!(!left.is_zero() && left <= HOLD + RESOLUTION, "{left:?}");
+        assert!(!left.is_zero() && left <= HOLD + F::RESOLUTION, "{left:?}");
     }
     assert_eq!(guard.release().await.ok(), Some(Released::Released));
     assert_eq!(status().await, None);
@@ -193,7 +193,7 @@ pub async fn a_shutdown_releases_what_is_held_and_refuses_what_is_new<F: Fixture
     let keys: Vec<_> = (0..4).map(|_| key(&fixture, "k")).collect();
     let (free, held) = keys.split_first().expect("four keys");
     let taken = key(&fixture, "taken");
-    take(&oracle, &taken, &next, HOLD).await;
+    take::<F>(&oracle, &taken, &next, HOLD).await;
     let waiter = unrenewed(&locks, &taken);
     let waiter = Handle::current().spawn(async move { waiter.acquire().await });
     let mut guards = Vec::new();
@@ -206,7 +206,7 @@ pub async fn a_shutdown_releases_what_is_held_and_refuses_what_is_new<F: Fixture
         assert!(is_free(&oracle, key).await, "{key} is still held");
         assert_eq!(loss(&guard).await, LossReason::ShutDown);
         assert!(!guard.is_held());
-        take(&oracle, key, &next, HOLD).await;
+        take::<F>(&oracle, key, &next, HOLD).await;
         drop(guard);
     }
     let waited = timeout(BOUND, waiter).await.expect("it waits for ever");
@@ -327,7 +327,7 @@ pub async fn a_runtime_that_is_shut_down_leaves_no_lock_behind<F: Fixture>(fixtu
     let oracle = fixture.client().await;
     for key in &keys {
         comes_free(&oracle, key).await;
-        take(&oracle, key, &owner(), HOLD).await;
+        take::<F>(&oracle, key, &owner(), HOLD).await;
     }
 }
 

@@ -39,7 +39,7 @@ pub async fn odd_names_are_names_like_any_other<F: Fixture>(fixture: F) {
     let (a, b) = (fixture.client().await, fixture.client().await);
     for odd in ODD {
         let (key, holder) = (key(&fixture, odd), labelled("me"));
-        take(&a, &key, &holder, HOLD).await;
+        take::<F>(&a, &key, &holder, HOLD).await;
         let busy = refused(&b, &key, &owner()).await;
         assert_eq!(busy.holder.label.as_deref(), Some("me"), "{key}");
         assert_eq!(release(&a, &key, &holder).await, Ownership::Held, "{key}");
@@ -52,7 +52,7 @@ pub async fn odd_names_can_be_waited_for<F: Fixture>(fixture: F) {
     let (a, b) = (fixture.client().await, fixture.client().await);
     for odd in ODD {
         let (key, holder) = (key(&fixture, odd), owner());
-        take(&a, &key, &holder, HOLD).await;
+        take::<F>(&a, &key, &holder, HOLD).await;
         let mut wakeup = subscribe(&b, &key).await;
         assert_eq!(release(&a, &key, &holder).await, Ownership::Held, "{key}");
         woken(&mut wakeup).await;
@@ -81,7 +81,7 @@ pub async fn nearly_equal_names_are_different_locks<F: Fixture>(fixture: F) {
         })
         .collect();
     for (key, owner) in &locks {
-        take(&client, key, owner, HOLD).await;
+        take::<F>(&client, key, owner, HOLD).await;
     }
     // Whoever mixes two up has now released the wrong one.
     for (key, owner) in &locks {
@@ -95,7 +95,7 @@ pub async fn prefix_and_name_together_are_the_key<F: Fixture>(fixture: F) {
     let whole = key(&fixture, "k");
     let (head, tail) = whole.as_str().split_at(whole.as_str().len() - 1);
     let split = LockKey::with_prefix(head, tail).expect("a valid key");
-    take(&client, &whole, &holder, HOLD).await;
+    take::<F>(&client, &whole, &holder, HOLD).await;
     refused(&client, &split, &owner()).await;
     assert_eq!(release(&client, &split, &holder).await, Ownership::Held);
     assert!(is_free(&client, &whole).await);
@@ -127,7 +127,7 @@ pub async fn the_longest_key_works<F: Fixture>(fixture: F) {
         let name = format!("{}{}{last}", start.name(), "x".repeat(fill));
         let key = LockKey::with_prefix(fixture.prefix(), name).expect("a valid key");
         assert_eq!(key.as_str().len(), MAX_KEY_BYTES);
-        take(&client, &key, &owner(), HOLD).await;
+        take::<F>(&client, &key, &owner(), HOLD).await;
         refused(&client, &key, &owner()).await;
     }
 }

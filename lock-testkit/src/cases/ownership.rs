@@ -25,11 +25,11 @@ pub async fn a_release_frees_the_key<F: Fixture>(fixture: F) {
         Ownership::Absent,
         "never held"
     );
-    take(&a, &key, &holder, HOLD).await;
+    take::<F>(&a, &key, &holder, HOLD).await;
     // From another client: ownership goes by owner, not by connection.
     assert_eq!(release(&b, &key, &holder).await, Ownership::Held);
     assert!(is_free(&a, &key).await);
-    take(&b, &key, &owner(), HOLD).await;
+    take::<F>(&b, &key, &owner(), HOLD).await;
 }
 
 /// The second release finds nothing, or somebody else whom it leaves alone.
@@ -40,14 +40,14 @@ pub async fn releasing_twice_is_harmless<F: Fixture>(fixture: F) {
         key(&fixture, "k"),
         owner(),
     );
-    take(&a, &key, &holder, HOLD).await;
+    take::<F>(&a, &key, &holder, HOLD).await;
     assert_eq!(release(&a, &key, &holder).await, Ownership::Held);
     assert_eq!(release(&a, &key, &holder).await, Ownership::Absent);
     let asked = Moment::now();
     let next = owner();
-    take(&b, &key, &next, HOLD).await;
+    take::<F>(&b, &key, &next, HOLD).await;
     assert_eq!(release(&a, &key, &holder).await, Ownership::Taken);
-    assert_lasts(&b, &key, HOLD, asked).await;
+    assert_lasts::<F>(&b, &key, HOLD, asked).await;
     assert_eq!(release(&b, &key, &next).await, Ownership::Held);
 }
 
@@ -60,9 +60,9 @@ pub async fn a_stranger_cannot_release<F: Fixture>(fixture: F) {
         owner(),
     );
     let asked = Moment::now();
-    take(&a, &key, &holder, HOLD).await;
+    take::<F>(&a, &key, &holder, HOLD).await;
     assert_eq!(release(&b, &key, &owner()).await, Ownership::Taken);
-    assert_lasts(&a, &key, HOLD, asked).await;
+    assert_lasts::<F>(&a, &key, HOLD, asked).await;
     refused(&b, &key, &owner()).await;
 }
 
@@ -73,7 +73,7 @@ pub async fn the_whole_owner_is_compared<F: Fixture>(fixture: F) {
         key(&fixture, "k"),
         labelled("web-1"),
     );
-    take(&client, &key, &holder, HOLD).await;
+    take::<F>(&client, &key, &holder, HOLD).await;
     let token = &holder.expose()[..32];
     let others = [
         Owner::from_exposed(token),
@@ -95,9 +95,9 @@ pub async fn a_late_release_leaves_the_next_holder_alone<F: Fixture>(fixture: F)
     take_and_let_end(&fixture, &client, &key, &late).await;
     assert_eq!(release(&client, &key, &late).await, Ownership::Absent);
     let asked = Moment::now();
-    take(&client, &key, &next, HOLD).await;
+    take::<F>(&client, &key, &next, HOLD).await;
     assert_eq!(release(&client, &key, &late).await, Ownership::Taken);
-    assert_lasts(&client, &key, HOLD, asked).await;
+    assert_lasts::<F>(&client, &key, HOLD, asked).await;
     assert_eq!(release(&client, &key, &next).await, Ownership::Held);
 }
 

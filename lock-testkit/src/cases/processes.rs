@@ -12,8 +12,8 @@ use tokio::time::sleep;
 
 use super::expiry::wake_up;
 use super::{
-    BOUND, HOLD, MILLISECOND, OP, RESOLUTION, SECOND, assert_lasts, attempt, eager, eventually,
-    hold, locks, loss, owner, refused, release, remaining, scaled, unrenewed,
+    BOUND, HOLD, MILLISECOND, OP, SECOND, assert_lasts, attempt, eager, eventually, hold, locks,
+    loss, owner, refused, release, remaining, scaled, unrenewed,
 };
 use crate::fixture::Fixture;
 use crate::history::History;
@@ -108,11 +108,11 @@ pub async fn the_lock_of_a_process_that_was_killed_comes_free_after_its_ttl<F: F
     others.kill().await;
     let comes_free = async |key: &LockKey| {
         let (killed, left) = (Moment::now(), remaining(&oracle, key).await);
-        assert!(left <= ttl + RESOLUTION, "{left:?} of {ttl:?}");
+        assert!(left <= ttl + F::RESOLUTION, "{left:?} of {ttl:?}");
         let lock = unrenewed(&locks, key).with_wait(ttl + BOUND);
         let next = hold(&lock).await;
         let took = killed.elapsed();
-        assert!(took + RESOLUTION >= left, "after {took:?} of {left:?}");
+        assert!(took + F::RESOLUTION >= left, "after {took:?} of {left:?}");
         assert!(took < ttl + BOUND, "it came free after {took:?}");
         assert_eq!(next.release().await.ok(), Some(Released::Released));
     };
@@ -159,7 +159,7 @@ pub async fn a_process_that_was_stopped_leaves_the_next_holder_alone<F: Fixture>
     fs::write(taken, "").expect("a file can be written");
     others.resume();
     others.end().await;
-    assert_lasts(&oracle, &key, HOLD, asked).await;
+    assert_lasts::<F>(&oracle, &key, HOLD, asked).await;
     assert_eq!(release(&oracle, &key, &next).await, Ownership::Held);
 }
 

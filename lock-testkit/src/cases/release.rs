@@ -36,7 +36,7 @@ pub async fn a_guard_that_lost_its_entry_says_so<F: Fixture>(fixture: F) {
         evict(&fixture, &key).await;
         let asked = Moment::now();
         let expected = if is_taken {
-            take(&oracle, &key, &next, HOLD).await;
+            take::<F>(&oracle, &key, &next, HOLD).await;
             Released::TakenOver
         } else if oracle.capabilities().resends {
             // It may be the answer to a copy.
@@ -46,7 +46,7 @@ pub async fn a_guard_that_lost_its_entry_says_so<F: Fixture>(fixture: F) {
         };
         assert_eq!(guard.release().await.ok(), Some(expected));
         if is_taken {
-            assert_lasts(&oracle, &key, HOLD, asked).await;
+            assert_lasts::<F>(&oracle, &key, HOLD, asked).await;
             release(&oracle, &key, &next).await;
         }
         assert!(is_free(&oracle, &key).await);
@@ -74,7 +74,7 @@ pub async fn a_stale_guard_leaves_the_next_holder_alone<F: Fixture>(fixture: F) 
             assert_eq!(late.release().await.ok(), Some(Released::TakenOver));
         }
         assert!(next.is_held());
-        assert_outlives(&oracle, &next).await;
+        assert_outlives::<F>(&oracle, &next).await;
         assert_eq!(next.release().await.ok(), Some(Released::Released));
     }
 }
@@ -91,10 +91,10 @@ pub async fn a_release_that_is_sent_again_leaves_the_next_holder_alone<F: Fixtur
     let error = guard.release().await.expect_err("nobody knows");
     assert!(matches!(error, LockError::Unknown { .. }), "{error}");
     let asked = Moment::now();
-    take(&oracle, &key, &next, HOLD).await;
+    take::<F>(&oracle, &key, &next, HOLD).await;
     let copy = timeout(BOUND, client.next_call()).await;
     copy.expect("it is sent again").apply().await;
-    assert_lasts(&oracle, &key, HOLD, asked).await;
+    assert_lasts::<F>(&oracle, &key, HOLD, asked).await;
     assert_eq!(release(&oracle, &key, &next).await, Ownership::Held);
     assert!(is_free(&oracle, &key).await);
 }

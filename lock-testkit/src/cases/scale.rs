@@ -20,6 +20,7 @@ use crate::fixture::Fixture;
 use crate::history::History;
 use crate::leak::{LeakCheck, resident};
 use crate::others;
+use crate::seed::seed;
 
 /// How many requests of one client are under way at once.
 const AT_ONCE: usize = 50;
@@ -61,7 +62,7 @@ pub async fn many_locks_are_held_at_once<F: Fixture>(fixture: F) {
     }
     assert!(most < AT_ONCE, "{most} tasks for {} locks", guards.len());
     for guard in guards.iter().step_by(guards.len() / 40) {
-        assert_outlives(&oracle, guard).await;
+        assert_outlives::<F>(&oracle, guard).await;
     }
     while !guards.is_empty() {
         let mut tasks = JoinSet::new();
@@ -82,7 +83,7 @@ pub async fn many_locks_are_held_at_once<F: Fixture>(fixture: F) {
 /// Locks that are taken in all ways, at three clients whose calls fail, come late and are not answered: no two hold one at the
 /// same time, and afterwards nothing is left: no entry, no subscription, no task, and no memory that grows on and on (on
 /// Linux; as a test, in a process of its own). For two seconds; with `FENCELOCK_LONG` for ten minutes. What is tried is another
-/// thing each time, as a seed says, which is printed first. With `FENCELOCK_SEED` it is that one: each task does the same in each
+/// thing each time, as a seed says, which is printed. With `FENCELOCK_SEED` it is that one: each task does the same in each
 /// of its rounds, and what comes of it depends on time besides.
 pub async fn after_a_long_time_nothing_is_left<F: Fixture>(fixture: F) {
     soak(fixture, async |_| {}).await;
@@ -100,9 +101,6 @@ async fn soak<F: Fixture>(fixture: F, disturb: impl AsyncFn(&F)) {
     if others::ran_alone().await {
         return;
     }
-    let seed = seed();
-    // For who looks at a failure.
-    eprintln!("soak: seed {seed}");
     let keys: [LockKey; 3] = ["a", "b", "c"].map(|name| key(&fixture, name));
     let long = if F::PAUSED {
         3 * SECOND
@@ -124,10 +122,10 @@ async fn soak<F: Fixture>(fixture: F, disturb: impl AsyncFn(&F)) {
     let oracle = fixture.client().await;
     comes_free(&oracle, &keys[0]).await;
     let owner = owner();
-    take(&oracle, &keys[0], &owner, HOLD).await;
+    take::<F>(&oracle, &keys[0], &owner, HOLD).await;
     release(&oracle, &keys[0], &owner).await;
     let leaks = LeakCheck::start();
-    let mut rng = Rng::with_seed(seed);
+    let mut rng = Rng::with_seed(seed());
     let (mut grown, mut holds) = (Vec::new(), 0);
     for _ in 0..LAPS {
         let before = resident();
@@ -169,7 +167,7 @@ async fn soak<F: Fixture>(fixture: F, disturb: impl AsyncFn(&F)) {
     eventually("who looks is connected again", connected).await;
     for key in &keys {
         comes_free(&oracle, key).await;
-        take(&oracle, key, &owner, HOLD).await;
+        take::<F>(&oracle, key, &owner, HOLD).await;
     }
     let mut clients = clients.iter().map(|(client, _)| client);
     let gone = async || clients.all(|client| client.subscriptions() == 0);
@@ -178,15 +176,6 @@ async fn soak<F: Fixture>(fixture: F, disturb: impl AsyncFn(&F)) {
     grown.sort_unstable();
     let usual = grown[LAPS / 2];
     assert!(usual < GROWTH, "memory grows and grows: {grown:?}");
-}
-
-/// Of all that is random in a soak: that of the environment variable `FENCELOCK_SEED`, or a new one.
-fn seed() -> u64 {
-    let Ok(seed) = std::env::var("FENCELOCK_SEED") else {
-        return fastrand::u64(..);
-    };
-    let number = seed.parse();
-    number.unwrap_or_else(|_| panic!("FENCELOCK_SEED is no number: {seed:?}"))
 }
 
 /// One of the tasks of a soak.

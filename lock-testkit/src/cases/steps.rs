@@ -34,9 +34,6 @@ pub(crate) const BRIEF: Duration = Duration::from_millis(500);
 /// By how much a wait may seem to be short: of two clocks, of which one stands still meanwhile, the further one counts.
 pub(crate) const EARLY: Duration = Duration::from_millis(50);
 
-/// What a store may lose or add by counting in whole milliseconds.
-pub(crate) const RESOLUTION: Duration = Duration::from_millis(1);
-
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
 
 pub(crate) const MILLISECOND: Duration = Duration::from_millis(1);
@@ -123,13 +120,13 @@ pub(crate) async fn hold(lock: &DistributedLock) -> LockGuard {
 }
 
 /// The entry of `guard`'s lock must not end before the guard does, nor have ended.
-pub(crate) async fn assert_outlives(backend: &impl LockBackend, guard: &LockGuard) {
+pub(crate) async fn assert_outlives<F: Fixture>(backend: &impl LockBackend, guard: &LockGuard) {
     let (asked, believed) = (Moment::now(), guard.remaining());
     let found = backend.inspect(guard.key()).await;
     let found = found.expect("an inspection is answered");
     let left = found.and_then(|holder| holder.remaining);
     assert!(
-        left.unwrap_or_default() + asked.elapsed() + RESOLUTION >= believed,
+        left.unwrap_or_default() + asked.elapsed() + F::RESOLUTION >= believed,
         "the entry of {} lasts {left:?}, and its guard believes in {believed:?}",
         guard.key()
     );
@@ -162,7 +159,7 @@ pub(crate) async fn attempt(
 }
 
 /// An attempt that must be granted.
-pub(crate) async fn take(
+pub(crate) async fn take<F: Fixture>(
     backend: &impl LockBackend,
     key: &LockKey,
     owner: &Owner,
@@ -170,15 +167,16 @@ pub(crate) async fn take(
 ) -> Grant {
     match attempt(backend, key, owner, ttl).await {
         Attempt::Granted(grant) => {
-            assert_ends(backend, key, ttl).await;
+            assert_ends::<F>(backend, key, ttl).await;
             grant
         }
         Attempt::Busy(busy) => panic!("{key} should be free and is busy: {busy:?}"),
     }
 }
 
-/// Whatever a store grants or prolongs has an end, no later than it was asked for: after each of these steps, in every case.
-async fn assert_ends(backend: &impl LockBackend, key: &LockKey, ttl: Duration) {
+/// Whatever a store grants or prolongs has an end, no later than the store rounds to what was asked for: after each of these steps,
+/// in every case.
+async fn assert_ends<F: Fixture>(backend: &impl LockBackend, key: &LockKey, ttl: Duration) {
     let holder = backend.inspect(key).await;
     let Some(holder) = holder.expect("an inspection is answered") else {
         // It has ended.
@@ -187,7 +185,7 @@ async fn assert_ends(backend: &impl LockBackend, key: &LockKey, ttl: Duration) {
     let left = holder.remaining;
     let left = left.unwrap_or_else(|| panic!("the entry of {key} has no end"));
     assert!(
-        left <= ttl + RESOLUTION,
+        left <= ttl + F::RESOLUTION,
         "the entry of {key} lasts {left:?}, asked was {ttl:?}"
     );
 }
@@ -201,7 +199,7 @@ pub(crate) async fn refused(backend: &impl LockBackend, key: &LockKey, owner: &O
 }
 
 /// One renewal, in a batch of its own.
-pub(crate) async fn renew(
+pub(crate) async fn renew<F: Fixture>(
     backend: &impl LockBackend,
     key: &LockKey,
     owner: &Owner,
@@ -216,7 +214,7 @@ pub(crate) async fn renew(
     if answer == Ownership::Held {
         // Left is what there was, if that was longer.
         let most = if how == Renew::Exactly { ttl } else { MAX_TTL };
-        assert_ends(backend, key, most).await;
+        assert_ends::<F>(backend, key, most).await;
     }
     answer
 }
@@ -249,21 +247,21 @@ pub(crate) async fn remaining(backend: &impl LockBackend, key: &LockKey) -> Dura
 }
 
 /// The entry of `key` must last at least `ttl` from `asked`, the moment before it was asked for, and no longer than
-/// `ttl` from now.
-pub(crate) async fn assert_lasts(
+/// `ttl` from now, as far as the store's resolution goes.
+pub(crate) async fn assert_lasts<F: Fixture>(
     backend: &impl LockBackend,
     key: &LockKey,
     ttl: Duration,
     asked: Moment,
 ) {
     let left = remaining(backend, key).await;
-    let least = ttl.saturating_sub(asked.elapsed() + RESOLUTION);
+    let least = ttl.saturating_sub(asked.elapsed() + F::RESOLUTION);
     assert!(
         left >= least,
         "the entry of {key} lasts {left:?} and should last {least:?}"
     );
     assert!(
-        left <= ttl + RESOLUTION,
+        left <= ttl + F::RESOLUTION,
         "the entry of {key} lasts {left:?}, asked was {ttl:?}"
     );
 }
@@ -333,7 +331,7 @@ pub(crate) async fn take_and_let_end<F: Fixture>(
     key: &LockKey,
     owner: &Owner,
 ) -> Grant {
-    let grant = take(backend, key, owner, SHORT).await;
+    let grant = take::<F>(backend, key, owner, SHORT).await;
     if F::GAPS.contains(&Gap::Expire) {
         sleep(SHORT).await;
     } else {

@@ -10,12 +10,12 @@ use lock_core::{
     Wakeup,
 };
 use tokio::runtime::Handle;
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{
     BOUND, EARLY, HOLD, MILLISECOND, OP, SHORT, assert_lasts, distant_locks, eager, eventually,
-    key, labelled, locks, owner, release, scaled, take, unrenewed, watched_locks,
+    key, labelled, locks, owner, refused, release, scaled, take, unrenewed, watched_locks,
 };
 use crate::faulty::{Effect, Op};
 use crate::fixture::Fixture;
@@ -39,7 +39,7 @@ pub async fn a_release_wakes_all_who_subscribe<F: Fixture>(fixture: F) {
         subscribe(&b, &key).await,
     ];
     for _ in 0..3 {
-        take_and_release(&a, &key).await;
+        take_and_release::<F>(&a, &key).await;
         for wakeup in &mut all {
             woken(wakeup).await;
         }
@@ -51,7 +51,7 @@ pub async fn a_release_before_the_wait_counts<F: Fixture>(fixture: F) {
     let (a, b) = (fixture.client().await, fixture.client().await);
     let key = key(&fixture, "k");
     let mut wakeup = subscribe(&b, &key).await;
-    take_and_release(&a, &key).await;
+    take_and_release::<F>(&a, &key).await;
     // Delivered before anybody waits for it.
     sleep(100 * MILLISECOND).await;
     woken(&mut wakeup).await;
@@ -65,13 +65,13 @@ pub async fn an_unfinished_wait_can_be_dropped<F: Fixture>(fixture: F) {
             let key = key(&fixture, "k");
             let mut wakeup = subscribe(&b, &key).await;
             if release_first {
-                take_and_release(&a, &key).await;
+                take_and_release::<F>(&a, &key).await;
             }
             let wait = drive(wakeup.notified(), 1 + cut / 2, cut % 2 == 1);
             let is_over = if release_first {
                 wait.await
             } else {
-                tokio::join!(wait, take_and_release(&a, &key)).0
+                tokio::join!(wait, take_and_release::<F>(&a, &key)).0
             };
             if is_over {
                 break;
@@ -87,11 +87,11 @@ pub async fn dropping_one_subscription_leaves_the_others<F: Fixture>(fixture: F)
     let key = key(&fixture, "k");
     let (first, mut second) = (subscribe(&b, &key).await, subscribe(&b, &key).await);
     drop(first);
-    take_and_release(&a, &key).await;
+    take_and_release::<F>(&a, &key).await;
     woken(&mut second).await;
     drop(second);
     let mut third = subscribe(&b, &key).await;
-    take_and_release(&a, &key).await;
+    take_and_release::<F>(&a, &key).await;
     woken(&mut third).await;
 }
 
@@ -121,7 +121,7 @@ pub async fn a_waiter_is_served_after_a_release<F: Fixture>(fixture: F) {
 pub async fn a_hundred_waiters_are_all_served<F: Fixture>(fixture: F) {
     let (key, holder) = (key(&fixture, "k"), fixture.client().await);
     let me = owner();
-    take(&holder, &key, &me, HOLD).await;
+    take::<F>(&holder, &key, &me, HOLD).await;
     let mut waiters = JoinSet::new();
     for _ in 0..4 {
         let lock = locks(&fixture).await.lock(key.name());
@@ -152,7 +152,7 @@ fn waiters_of_each() -> usize {
 pub async fn waiters_that_go_do_not_keep_the_others_waiting<F: Fixture>(fixture: F) {
     let (key, holder) = (key(&fixture, "k"), fixture.client().await);
     let me = owner();
-    take(&holder, &key, &me, HOLD).await;
+    take::<F>(&holder, &key, &me, HOLD).await;
     let (mut go, mut stay) = (JoinSet::new(), JoinSet::new());
     for _ in 0..2 {
         let lock = locks(&fixture).await.lock(key.name());
@@ -192,7 +192,7 @@ pub async fn waiters_that_go_do_not_keep_the_others_waiting<F: Fixture>(fixture:
 pub async fn a_wait_that_is_over_says_who_holds_the_lock<F: Fixture>(fixture: F) {
     let (key, holder) = (key(&fixture, "k"), fixture.client().await);
     let (me, asked) = (labelled("me"), Moment::now());
-    take(&holder, &key, &me, HOLD).await;
+    take::<F>(&holder, &key, &me, HOLD).await;
     let mut waiters = JoinSet::new();
     for _ in 0..4 {
         let lock = locks(&fixture).await.lock(key.name()).with_wait(OP);
@@ -213,7 +213,7 @@ pub async fn a_wait_that_is_over_says_who_holds_the_lock<F: Fixture>(fixture: F)
         }
     }
     waiters.join_all().await;
-    assert_lasts(&holder, &key, HOLD, asked).await;
+    assert_lasts::<F>(&holder, &key, HOLD, asked).await;
     assert_eq!(release(&holder, &key, &me).await, Ownership::Held);
 }
 
@@ -226,7 +226,7 @@ pub async fn a_wait_of_zero_is_one_attempt<F: Fixture>(fixture: F) {
     let (client, locks) = watched_locks(&fixture).await;
     let (oracle, key) = (fixture.client().await, key(&fixture, "k"));
     let start = Instant::now();
-    take(&oracle, &key, &owner(), HOLD).await;
+    take::<F>(&oracle, &key, &owner(), HOLD).await;
     let usual = start.elapsed();
     let lock = unrenewed(&locks, &key).with_wait(Duration::ZERO);
     let start = Instant::now();
@@ -248,7 +248,7 @@ pub async fn a_wait_of_zero_is_one_attempt<F: Fixture>(fixture: F) {
 pub async fn retries_are_made_as_often_as_was_asked<F: Fixture>(fixture: F) {
     let ((client, locks), key) = (watched_locks(&fixture).await, key(&fixture, "k"));
     let (holder, me) = (fixture.client().await, owner());
-    take(&holder, &key, &me, HOLD).await;
+    take::<F>(&holder, &key, &me, HOLD).await;
     let delay = 50 * MILLISECOND;
     for (retries, with) in [(3, false), (3, true), (0, false)] {
         let (start, before) = (Moment::now(), client.calls_of(Op::Acquire).len());
@@ -280,7 +280,7 @@ pub async fn retries_are_made_as_often_as_was_asked<F: Fixture>(fixture: F) {
 pub async fn a_waiter_is_served_when_the_holder_has_died<F: Fixture>(fixture: F) {
     let (key, holder) = (key(&fixture, "k"), fixture.client().await);
     let asked = Moment::now();
-    take(&holder, &key, &owner(), SHORT).await;
+    take::<F>(&holder, &key, &owner(), SHORT).await;
     let mut waiters = JoinSet::new();
     for _ in 0..3 {
         let lock = locks(&fixture).await.lock(key.name()).with_retry(eager());
@@ -305,7 +305,7 @@ pub async fn a_waiter_that_nobody_wakes_is_served<F: Fixture>(fixture: F) {
     ] {
         let ((client, locks), key) = (watched_locks(&fixture).await, key(&fixture, "k"));
         let (holder, me) = (fixture.client().await, owner());
-        take(&holder, &key, &me, HOLD).await;
+        take::<F>(&holder, &key, &me, HOLD).await;
         client.lose_wakeups(true);
         client.on(Op::Subscribe).always(effect);
         let options = LockOptions::default().with_recheck(OP / 5);
@@ -356,22 +356,10 @@ pub async fn a_waiter_is_served_beside_a_greedy_one<F: Fixture>(fixture: F) {
 pub async fn waiters_are_served_in_the_order_they_came<F: Fixture>(fixture: F) {
     const WAITERS: usize = 6;
     let ((holder, me), key) = ((fixture.client().await, owner()), key(&fixture, "k"));
-    take(&holder, &key, &me, HOLD).await;
-    let (served, mut waiters) = (Arc::new(Mutex::new(Vec::new())), Vec::new());
+    take::<F>(&holder, &key, &me, HOLD).await;
+    let (served, mut waiters) = (Arc::default(), Vec::new());
     for place in 0..WAITERS {
-        let (client, locks) = watched_locks(&fixture).await;
-        let (lock, served) = (locks.lock(key.name()), Arc::clone(&served));
-        let lock = lock.with_retry(RetryPolicy::every(20 * MILLISECOND));
-        waiters.push(Handle::current().spawn(async move {
-            let guard = lock.acquire().await.expect("everybody is served");
-            served.lock().expect("no panic").push(place);
-            sleep(5 * MILLISECOND).await;
-            guard.release().await.expect("a release is answered");
-        }));
-        // Before the next one comes.
-        let waits = async || client.calls_of(Op::Acquire).len() > 1;
-        eventually("it has come", waits).await;
-        sleep(5 * MILLISECOND).await;
+        waiters.push(comes(&fixture, &key, place, &served).await);
     }
     // The first, and one in the middle.
     for gone in [0, 3] {
@@ -391,6 +379,56 @@ pub async fn waiters_are_served_in_the_order_they_came<F: Fixture>(fixture: F) {
     assert_eq!(served, [1, 2, 4, 5], "they are not served in order");
 }
 
+/// Waiters that died in line, and neither try again nor leave, keep those that live waiting for a minute in all, however many there
+/// are; these are served in order. (A hundred that died; with `FENCELOCK_LONG` a thousand.)
+pub async fn those_who_died_in_line_keep_nobody_waiting<F: Fixture>(fixture: F) {
+    let ((holder, me), key) = ((fixture.client().await, owner()), key(&fixture, "k"));
+    take::<F>(&holder, &key, &me, HOLD).await;
+    // Its connections stay, and nothing more is heard of it.
+    let (frozen, mut dead) = (fixture.client().await, Vec::new());
+    let (served, mut living) = (Arc::default(), JoinSet::new());
+    for place in 0..2 {
+        for _ in 0..scaled(50, 500) {
+            let busy = refused(&frozen, &key, &owner()).await;
+            if let Some(wakeups) = frozen.wakeups() {
+                let subscribed = wakeups.subscribe(&key, busy.place.as_ref()).await;
+                dead.push(subscribed.expect("a subscription is confirmed"));
+            }
+        }
+        living.spawn(comes(&fixture, &key, place, &served).await);
+    }
+    assert_eq!(release(&holder, &key, &me).await, Ownership::Held);
+    let ended = timeout(6 * BOUND, living.join_all()).await;
+    for waiter in ended.expect("they wait for the dead") {
+        waiter.expect("no panic");
+    }
+    let served = served.lock().expect("no panic").clone();
+    assert_eq!(served, [0, 1], "they are not served in order");
+}
+
+/// Waits for `key` at a client of its own and notes when it is served; before the next one comes.
+async fn comes<F: Fixture>(
+    fixture: &F,
+    key: &LockKey,
+    place: usize,
+    served: &Arc<Mutex<Vec<usize>>>,
+) -> JoinHandle<()> {
+    let (client, locks) = watched_locks(fixture).await;
+    let (lock, served) = (locks.lock(key.name()), Arc::clone(served));
+    let retry = RetryPolicy::every(20 * MILLISECOND).give_up_after(12 * BOUND);
+    let lock = lock.with_retry(retry);
+    let waiter = Handle::current().spawn(async move {
+        let guard = lock.acquire().await.expect("everybody is served");
+        served.lock().expect("no panic").push(place);
+        sleep(5 * MILLISECOND).await;
+        guard.release().await.expect("a release is answered");
+    });
+    let waits = async || client.calls_of(Op::Acquire).len() > 1;
+    eventually("it has come", waits).await;
+    sleep(5 * MILLISECOND).await;
+    waiter
+}
+
 pub(crate) async fn subscribe(client: &impl LockBackend, key: &LockKey) -> Box<dyn Wakeup> {
     let wakeups = client
         .wakeups()
@@ -406,8 +444,8 @@ pub(crate) async fn woken(wakeup: &mut Box<dyn Wakeup>) {
     assert!(woken.is_ok(), "not woken within {BOUND:?}: {wakeup:?}");
 }
 
-pub(crate) async fn take_and_release(client: &impl LockBackend, key: &LockKey) {
+pub(crate) async fn take_and_release<F: Fixture>(client: &impl LockBackend, key: &LockKey) {
     let owner = owner();
-    take(client, key, &owner, HOLD).await;
+    take::<F>(client, key, &owner, HOLD).await;
     assert_eq!(release(client, key, &owner).await, Ownership::Held);
 }

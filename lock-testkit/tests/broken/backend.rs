@@ -201,7 +201,7 @@ impl Broken {
                 renewal.ttl = renewal.ttl.max(entry.remaining);
                 renewal.how = Renew::Exactly;
             }
-            (Flaw::RenewsWhatIsGone, None) => return Ok(Ownership::Held),
+            (Flaw::RenewsWhatIsGone | Flaw::ForgetsAndRenews, None) => return Ok(Ownership::Held),
             (Flaw::RenewsForStrangers, Some(entry)) => renewal.owner = &entry.owner,
             (Flaw::RenewalsAddUp, Some(entry)) => renewal.ttl += entry.remaining,
             (Flaw::Resurrects, None) => {

@@ -84,7 +84,7 @@ impl Broken {
         let store = Arc::<Store>::default();
         Self {
             flaw,
-            honest: honest(),
+            honest: honest(flaw),
             _life: Arc::new(Life(Arc::clone(&store))),
             store,
             me: Owner::fresh(None).unwrap(),
@@ -194,8 +194,13 @@ impl fmt::Debug for Broken {
 }
 
 /// With a line of waiters.
-fn honest() -> Scripted {
+fn honest(flaw: Flaw) -> Scripted {
     let store = Scripted::honest();
+    if flaw == Flaw::KeepsThePlacesOfTheDead {
+        store
+            .inner()
+            .with_model(|model| model.set_patience(Duration::MAX));
+    }
     let capabilities = store.capabilities().with_order(true);
     store.with_capabilities(capabilities)
 }

@@ -65,6 +65,7 @@ pub(crate) enum Flaw {
     AnswersFromACache,
     LeavingTakesTheLockAlong,
     ServesWhoComesFirst,
+    KeepsThePlacesOfTheDead,
     FavoursWhoHadItLast,
     // names
     RefusesControlCharacters,
@@ -120,5 +121,6 @@ pub(crate) enum Flaw {
     CallsACutBusy,
     SendsAgainWhenCut,
     ForgetsOnRestart,
+    ForgetsAndRenews,
     ForgetsTokensOnRestart,
 }

@@ -64,9 +64,11 @@ impl<const PAUSED: bool> Fixture for Zoo<PAUSED> {
 
     async fn restart(&self) -> bool {
         match FLAW.get() {
-            Flaw::ForgetsOnRestart => self.0.honest.entries().keys().for_each(|key| {
-                self.0.honest.evict(key);
-            }),
+            Flaw::ForgetsOnRestart | Flaw::ForgetsAndRenews => {
+                self.0.honest.entries().keys().for_each(|key| {
+                    self.0.honest.evict(key);
+                })
+            }
             Flaw::ForgetsTokensOnRestart => {
                 let newest = self.0.store.newest.load(Ordering::SeqCst);
                 self.0.store.forgotten.store(newest, Ordering::SeqCst);

@@ -134,6 +134,7 @@ names::prefix_and_name_together_are_the_key | LocksNamesWithoutPrefix | is held 
 names::the_longest_key_works | CutsLongKeys | should be free and is busy
 names::the_same_name_under_two_prefixes_is_two_locks | LocksNamesWithoutPrefix | is busy: held by
 outages::a_held_lock_outlives_cut_connections | NeverReconnects | should be held and is free
+outages::a_holder_keeps_its_lock_through_a_restart_or_hears_of_it | ForgetsAndRenews | it is renewed, or lost
 outages::a_holder_keeps_its_lock_through_a_restart_or_hears_of_it | NeverReconnects | should be granted
 outages::a_lock_outlives_a_restart | ForgetsOnRestart | should be held and is free
 outages::a_stalled_store_is_waited_for_no_longer_than_said | CallsAStallBusy | is busy: held by
@@ -186,6 +187,7 @@ waiting::a_waiter_that_nobody_wakes_is_served | AnswersFromACache | the waiter i
 waiting::an_unfinished_wait_can_be_dropped | LosesTheWakeUpOfADroppedWait | not woken within
 waiting::dropping_one_subscription_leaves_the_others | UnsubscribesAll | not woken within
 waiting::retries_are_made_as_often_as_was_asked | WakesForNoReason |  attempts
+waiting::those_who_died_in_line_keep_nobody_waiting | KeepsThePlacesOfTheDead | they wait for the dead
 waiting::waiters_that_go_do_not_keep_the_others_waiting | WakesTheFirstOfAllOnly | who stays is served
 waiting::waiters_are_served_in_the_order_they_came | ServesWhoComesFirst | who came last is served first
 "#;

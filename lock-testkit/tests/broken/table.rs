@@ -34,7 +34,6 @@ pub(crate) const TABLE: &[(Flaw, &[&str])] = &[
             "expiry::the_shortest_ttls_end_and_leave_nothing",
             "expiry::a_holder_that_was_frozen_leaves_the_next_one_alone",
             "expiry::an_entry_ends_by_itself",
-            "expiry::every_entry_has_an_end",
             "lifecycle::a_runtime_that_is_shut_down_leaves_no_lock_behind",
             "waiting::a_waiter_is_served_when_the_holder_has_died",
             "guards::a_forgotten_guard_ends_with_the_longest_hold",
@@ -385,7 +384,6 @@ pub(crate) const TABLE: &[(Flaw, &[&str])] = &[
         &[
             "lifecycle::a_declared_gap_is_one",
             "lifecycle::what_is_declared_stays_and_is_there",
-            "fencing::tokens_fit_into_53_bits",
         ],
     ),
     (
@@ -597,6 +595,10 @@ pub(crate) const TABLE: &[(Flaw, &[&str])] = &[
         &["waiting::waiters_are_served_in_the_order_they_came"],
     ),
     (
+        KeepsThePlacesOfTheDead,
+        &["waiting::those_who_died_in_line_keep_nobody_waiting"],
+    ),
+    (
         FavoursWhoHadItLast,
         &["waiting::a_waiter_is_served_beside_a_greedy_one"],
     ),
@@ -613,6 +615,10 @@ pub(crate) const TABLE: &[(Flaw, &[&str])] = &[
         ],
     ),
     (ForgetsOnRestart, &["outages::a_lock_outlives_a_restart"]),
+    (
+        ForgetsAndRenews,
+        &["outages::a_holder_keeps_its_lock_through_a_restart_or_hears_of_it"],
+    ),
     (
         ForgetsTokensOnRestart,
         &["outages::tokens_rise_across_a_restart"],
