@@ -76,7 +76,7 @@ async fn the_clients_of_a_pool_take_turns() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_hundred_who_wait_over_a_pool_of_one_do_not_hold_up_its_releases() {
+async fn a_hundred_who_wait_over_one_connection_do_not_hold_up_its_releases() {
     let server = RedisServer::start();
     let pool = builder(&server.url()).build_pool(1).unwrap();
     pool.init().await.unwrap();

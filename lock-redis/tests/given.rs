@@ -54,7 +54,7 @@ async fn locks_on_a_connection_made_elsewhere_are_held_waited_for_and_released()
 
 /// Waiters have no connection of their own there, and take no turn from the release.
 #[tokio::test]
-async fn a_hundred_who_poll_over_one_connection_do_not_hold_up_its_releases() {
+async fn a_hundred_who_wait_over_one_connection_do_not_hold_up_its_releases() {
     let server = RedisServer::start();
     let client = Client::open(server.url()).unwrap();
     // The client's own are for machines that are not loaded.

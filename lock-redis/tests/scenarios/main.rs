@@ -60,7 +60,7 @@
 //! | F25 | `deploy_replicas::a_grant_that_replicas_do_not_get_is_refused_and_given_back`, `deploy_replicas::a_wait_whose_answer_is_lost_gives_the_grant_back` |
 //! | F26 | `deploy_cluster::locks_are_renewed_and_released_while_their_slot_moves`, `deploy_cluster::what_was_applied_before_it_was_refused_is_not_told_as_not_applied`, `deploy_cluster::a_master_that_falls_silent_is_left_for_its_successor` |
 //! | F28 | `proxied::replies::odd_replies_are_of_unknown_outcome_and_no_grants`, `proxied::replies::a_connection_on_which_something_senseless_came_is_replaced`, `proxied::replies::enormous_replies_are_no_answers_and_are_not_kept` |
-//! | F29 | `given::a_hundred_who_wait_over_a_pool_of_one_do_not_hold_up_its_releases`, `scenarios::scale::a_hundred_waiters_on_a_hundred_locks_share_two_connections` |
+//! | F29 | `given::a_hundred_who_wait_over_one_connection_do_not_hold_up_its_releases`, `scenarios::scale::a_hundred_waiters_on_a_hundred_locks_share_two_connections` |
 //! | F30 | `deploy_tls::a_server_that_is_not_who_it_says_is_refused`, `deploy_tls::plain_text_to_a_tls_port_and_tls_to_a_plain_port_are_refused` |
 //! | F31 | `proxied::network::everything_works_byte_by_byte`, `proxied::network::replies_that_come_all_at_once_find_their_callers` |
 //! | W01 | `scenarios::scale::a_thousand_waiters_of_one_lock_are_all_served` |
@@ -132,10 +132,11 @@ fn is_there(test: &str) -> bool {
     let file = module.replace("::", "/") + ".rs";
     let package = Path::new(env!("CARGO_MANIFEST_DIR"));
     let testkit = package.with_file_name("lock-testkit");
+    // What is about both clients stands in one of them.
+    let both = (module == "both_clients").then(|| package.with_file_name("lock-fred"));
+    let here = both.unwrap_or_else(|| package.to_owned());
     let places = [
-        package.join("tests"),
-        // What is about both clients stands there.
-        package.with_file_name("lock-fred").join("tests"),
+        here.join("tests"),
         testkit.join("tests"),
         testkit.join("src"),
     ];
