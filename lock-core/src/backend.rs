@@ -92,7 +92,7 @@ pub trait LockBackend: Debug + Send + Sync + 'static {
     /// 2. Where the store wakes, all who subscribe to the key are woken. `waiting::a_release_wakes_all_who_subscribe`
     async fn release(&self, key: &LockKey, owner: &Owner) -> Result<Ownership, BackendError>;
 
-    /// Who holds `key`, or `None` if it is free. Reads only. Of an entry that the store granted, what is left of it is always told.
+    /// Who holds `key`, or `None` if it is free. Reads only. What is left of an entry that the store granted is always told.
     /// `lifecycle::an_inspection_tells_and_changes_nothing`, `expiry::every_entry_has_an_end`
     async fn inspect(&self, key: &LockKey) -> Result<Option<Holder>, BackendError>;
 
@@ -280,8 +280,9 @@ impl Debug for Place {
 pub struct Holder {
     /// The holder's label, if it has one.
     pub label: Option<String>,
-    /// How long the entry lasts yet if it is not renewed. A store tells it of each entry that it granted: waiters look again by
-    /// then. `None` for an entry without an end, which others wrote, and of nobody: a busy answer that no entry stands behind.
+    /// How long the entry lasts yet if it is not renewed. A store tells it of each entry that it granted: waiters look
+    /// again by then. `None` for an entry without an end, which others wrote, and in a busy answer that no entry stands
+    /// behind.
     pub remaining: Option<Duration>,
     /// An upper bound of the holder's fencing token, where the store has one and answers it.
     pub fencing: Option<FencingToken>,
@@ -399,8 +400,9 @@ pub struct Capabilities {
     pub fencing: bool,
     /// Waiters are woken by a release: [`LockBackend::wakeups`] is `Some`.
     pub wakeups: bool,
-    /// The store serves waiters in the order of their first attempt, and passes over those that neither try again nor leave: they
-    /// keep the others waiting for a minute in all, however many they are. By [`Busy::recheck`] it tells how soon to try again.
+    /// The store serves waiters in the order of their first attempt, and passes over those that neither try again nor
+    /// leave: they keep the others waiting for a minute in all, however many they are. By [`Busy::recheck`] it tells how
+    /// soon to try again.
     /// `waiting::waiters_are_served_in_the_order_they_came`, `waiting::those_who_died_in_line_keep_nobody_waiting`
     pub order: bool,
     /// [`AcquireRequest::from`] works.

@@ -80,8 +80,8 @@ pub trait Fixture: Sized + Send + Sync + 'static {
     /// tested, and whatever is listed although it is there fails in a case of its own.
     const GAPS: &'static [Gap] = &[];
 
-    /// What the store counts in: it rounds a ttl up to a multiple of it, and may tell as much less of what is left of an entry.
-    /// Two seconds at the most. Default: 1 ms.
+    /// What the store counts in: it rounds a ttl up to a multiple of it, and may tell as much less of what is left of an
+    /// entry. Two seconds at the most. Default: 1 ms.
     ///
     /// An entry that lasts longer than asked by more than this fails, as does one that ends too early by anything.
     const RESOLUTION: Duration = Duration::from_millis(1);

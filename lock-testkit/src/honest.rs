@@ -23,7 +23,8 @@ pub struct Honest {
     without_fencing: bool,
     /// What it counts in; zero is exactly.
     resolution: Duration,
-    /// Whether waiters are served in order, the numbers of those in line and when each was last heard of, and how many were given.
+    /// Whether waiters are served in order, the numbers of those in line with when each was last heard of, and how many
+    /// were given.
     in_order: bool,
     lines: BTreeMap<String, BTreeMap<u64, Moment>>,
     numbers: u64,
@@ -74,8 +75,8 @@ impl Honest {
         self.without_fencing = !fencing;
     }
 
-    /// What the store counts in from now on: an entry lasts a whole number of it, rounded up, and what is left of it is told as one,
-    /// rounded down. At first it counts exactly.
+    /// What the store counts in from now on: an entry lasts a whole number of it, rounded up, and what is left of it is
+    /// told as one, rounded down. At first it counts exactly.
     pub const fn set_resolution(&mut self, resolution: Duration) {
         self.resolution = resolution;
     }
@@ -90,7 +91,8 @@ impl Honest {
 
     /// For how long nothing may be heard of a waiter in line from now on. At first that is 36 seconds.
     ///
-    /// Who is not heard of for longer is passed over until it tries again; all that wait are told to try again three times as often.
+    /// Who is not heard of for longer is passed over until it tries again; all that wait are told to try again three times
+    /// as often.
     pub const fn set_patience(&mut self, patience: Duration) {
         self.patience = patience;
     }

@@ -22,9 +22,9 @@
 //! compare-and-swap, a file lock), and a clock that all clients share: the store's own, or that of the one machine on which
 //! all run. Without the first there is no lock; without the second no ttl.
 //!
-//! **2. Write the table.** Implement [`lock_core::LockBackend`], an `#[async_trait]` trait, with these `[dependencies]` and your
-//! client's: `lock-core = { path = "../fencelock/lock-core" }` and `async-trait = "0.1"`. Each method is one step of the store.
-//! Retries, waiting, renewal, timeouts and logs are not yours. An entry is an owner and an end:
+//! **2. Write the table.** Implement [`lock_core::LockBackend`], an `#[async_trait]` trait, with two `[dependencies]` besides
+//! your client: `lock-core = { path = "../fencelock/lock-core" }` and `async-trait = "0.1"`. Each method is one step of the
+//! store. Retries, waiting, renewal, timeouts and logs are not yours. An entry is an owner and an end:
 //!
 //! | Method | If there is no entry, or it has ended | If it is this owner's | If it is somebody else's |
 //! |---|---|---|---|
@@ -34,8 +34,9 @@
 //! | `release` | `Absent` | delete it, answer `Held` | `Taken` |
 //! | `inspect` | `None` | its holder | its holder |
 //!
-//! The holder, in `Busy` too, is the label that the owner's text carries ([`Owner::label_in`](lock_core::Owner::label_in)), what
-//! is left of the entry, which you have to tell, and the last fencing token that it was granted, or a greater one, if you have any.
+//! The holder, in `Busy` too, is the label that the owner's text carries ([`Owner::label_in`](lock_core::Owner::label_in)),
+//! what is left of the entry, which you have to tell, and the last fencing token that it was granted, or a greater one that
+//! was given, where you have any.
 //!
 //! **3. Say what went wrong.** [`BackendError::unknown`](lock_core::BackendError::unknown) unless you know that the request was
 //! not applied: a lost reply is unknown, a refused connection is not. Something at the key that is no lock is a conflict.
@@ -50,9 +51,9 @@
 //!
 //! Where operators shall be able to take a lock from a holder that is stuck, implement [`lock_core::ForceRelease`] too.
 //!
-//! **5. Write the fixture,** in `tests/conformance.rs` of your crate, with `lock-testkit` as a dev-dependency. Where the store counts
-//! in more than milliseconds, say so with [`Fixture::RESOLUTION`]: it rounds a ttl up to a multiple of it, and nothing else
-//! may make an entry longer.
+//! **5. Write the fixture,** in `tests/conformance.rs` of your crate, with `lock-testkit` as a dev-dependency. Where the store
+//! counts in more than milliseconds, say so with [`Fixture::RESOLUTION`]: it rounds a ttl up to a multiple of it, and nothing
+//! else may make an entry longer.
 //!
 //! ```
 //! # use lock_core::LockKey;

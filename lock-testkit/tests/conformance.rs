@@ -49,7 +49,7 @@ impl<const LATENCY: u64> Fixture for Honest<LATENCY> {
     }
 }
 
-/// A backend around a backend is one; and a store that counts in whole seconds keeps every promise, which its fixture has to say.
+/// A backend around a backend is one; and a store that counts in whole seconds, as its fixture says, keeps every promise.
 struct Watched(Scripted);
 
 impl Fixture for Watched {

@@ -174,8 +174,8 @@ pub(crate) async fn take<F: Fixture>(
     }
 }
 
-/// Whatever a store grants or prolongs has an end, no later than the store rounds to what was asked for: after each of these steps,
-/// in every case.
+/// Whatever a store grants or prolongs has an end, no later than the store rounds to what was asked for: after each of these
+/// steps, in every case.
 async fn assert_ends<F: Fixture>(backend: &impl LockBackend, key: &LockKey, ttl: Duration) {
     let holder = backend.inspect(key).await;
     let Some(holder) = holder.expect("an inspection is answered") else {

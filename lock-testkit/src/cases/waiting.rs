@@ -379,8 +379,8 @@ pub async fn waiters_are_served_in_the_order_they_came<F: Fixture>(fixture: F) {
     assert_eq!(served, [1, 2, 4, 5], "they are not served in order");
 }
 
-/// Waiters that died in line, and neither try again nor leave, keep those that live waiting for a minute in all, however many there
-/// are; these are served in order. (A hundred that died; with `FENCELOCK_LONG` a thousand.)
+/// Waiters that died in line, and neither try again nor leave, keep those that live waiting for a minute in all, however many
+/// there are; these are served in order. (A hundred that died; with `FENCELOCK_LONG` a thousand.)
 pub async fn those_who_died_in_line_keep_nobody_waiting<F: Fixture>(fixture: F) {
     let ((holder, me), key) = ((fixture.client().await, owner()), key(&fixture, "k"));
     take::<F>(&holder, &key, &me, HOLD).await;

@@ -87,6 +87,7 @@ impl Broken {
                     self.honest.evict(&first);
                 }
             }
+            Flaw::WaitsForEachOfTheDead => self.hear_of_all_but_the_first(key),
             // For ever: what the flaws before had would be there again for this one.
             Flaw::KeepsAllItWasAsked => drop(Vec::leak(vec![1_u8; 64 << 10])),
             _ => {}

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use lock_core::{
-    BackendError, BackendErrorKind, Busy, Holder, LockBackend, LockKey, Moment, Owner,
+    BackendError, BackendErrorKind, Busy, Holder, LockBackend, LockKey, Moment, Owner, Place,
 };
 use lock_testkit::{Entry, Scripted};
 use tokio::sync::watch;
@@ -75,6 +75,8 @@ pub(super) struct Store {
     pub(super) replica: Mutex<HashMap<String, Option<Holder>>>,
     /// Keys that somebody has subscribed to before.
     pub(super) subscribed: Mutex<HashSet<String>>,
+    /// Who stands in line, and since when the first does as such.
+    pub(super) line: Mutex<Vec<(Place, Option<Moment>)>>,
     /// Whether a call has blocked its thread.
     has_blocked: AtomicBool,
 }

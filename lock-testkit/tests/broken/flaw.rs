@@ -66,6 +66,7 @@ pub(crate) enum Flaw {
     LeavingTakesTheLockAlong,
     ServesWhoComesFirst,
     KeepsThePlacesOfTheDead,
+    WaitsForEachOfTheDead,
     FavoursWhoHadItLast,
     // names
     RefusesControlCharacters,

@@ -188,6 +188,7 @@ waiting::an_unfinished_wait_can_be_dropped | LosesTheWakeUpOfADroppedWait | not 
 waiting::dropping_one_subscription_leaves_the_others | UnsubscribesAll | not woken within
 waiting::retries_are_made_as_often_as_was_asked | WakesForNoReason |  attempts
 waiting::those_who_died_in_line_keep_nobody_waiting | KeepsThePlacesOfTheDead | they wait for the dead
+waiting::those_who_died_in_line_keep_nobody_waiting | WaitsForEachOfTheDead | they wait for the dead
 waiting::waiters_that_go_do_not_keep_the_others_waiting | WakesTheFirstOfAllOnly | who stays is served
 waiting::waiters_are_served_in_the_order_they_came | ServesWhoComesFirst | who came last is served first
 "#;

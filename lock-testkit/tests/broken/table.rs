@@ -599,6 +599,10 @@ pub(crate) const TABLE: &[(Flaw, &[&str])] = &[
         &["waiting::those_who_died_in_line_keep_nobody_waiting"],
     ),
     (
+        WaitsForEachOfTheDead,
+        &["waiting::those_who_died_in_line_keep_nobody_waiting"],
+    ),
+    (
         FavoursWhoHadItLast,
         &["waiting::a_waiter_is_served_beside_a_greedy_one"],
     ),

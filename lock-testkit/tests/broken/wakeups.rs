@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use lock_core::{BackendError, LockBackend, LockKey, Place, Wakeup, Wakeups};
+use lock_core::{BackendError, LockBackend, LockKey, Moment, Place, Wakeup, Wakeups};
 use tokio::task::yield_now;
 use tokio::time::timeout;
 
@@ -28,6 +28,8 @@ impl Wakeups for Broken {
         let keeps_no_line = [Flaw::ServesWhoComesFirst, Flaw::FavoursWhoHadItLast];
         let place = place.filter(|_| !keeps_no_line.contains(&self.flaw));
         let honest = wakeups.subscribe(&key, place).await?;
+        let in_line = place.map(|place| (place.clone(), None));
+        self.store.line.lock().unwrap().extend(in_line);
         let dropped = self.store.dropped.load(Ordering::SeqCst);
         let mut subscribed = self.store.subscribed.lock().unwrap();
         let is_first = subscribed.insert(key.as_str().to_owned());
@@ -35,6 +37,7 @@ impl Wakeups for Broken {
             of: self.clone(),
             key: key.clone(),
             honest,
+            place: place.cloned(),
             dropped,
             is_first,
             was_woken: false,
@@ -48,11 +51,28 @@ impl Wakeups for Broken {
     }
 }
 
+impl Broken {
+    /// Who is not the first in line is not looked at: that it died counts from when it is.
+    pub(super) fn hear_of_all_but_the_first(&self, key: &LockKey) {
+        let mut line = self.store.line.lock().unwrap();
+        let since = |(_, since): &mut (_, Option<Moment>)| *since.get_or_insert_with(Moment::now);
+        let since = line.first_mut().map(since);
+        if since.is_some_and(|since| since.elapsed() > Duration::from_secs(36)) {
+            line.remove(0);
+        }
+        for (place, _) in line.iter().skip(1) {
+            let honest = self.honest.inner();
+            honest.with_model(|model| model.join(key.as_str(), place));
+        }
+    }
+}
+
 #[derive(Debug)]
 struct BrokenWakeup {
     of: Broken,
     key: LockKey,
     honest: Box<dyn Wakeup>,
+    place: Option<Place>,
     dropped: usize,
     is_first: bool,
     was_woken: bool,
@@ -97,6 +117,8 @@ impl Wakeup for BrokenWakeup {
 impl Drop for BrokenWakeup {
     fn drop(&mut self) {
         self.of.store.dropped.fetch_add(1, Ordering::SeqCst);
+        let mut line = self.of.store.line.lock().unwrap();
+        line.retain(|(place, _)| Some(place) != self.place.as_ref());
         if self.of.flaw == Flaw::LeavingTakesTheLockAlong && !self.was_woken {
             self.of.honest.evict(self.key.as_str());
         }
