@@ -14,12 +14,11 @@ use tokio::time::sleep;
 
 use super::{
     BOUND, BRIEF, HOLD, MILLISECOND, SHORT, assert_lasts, assert_outlives, attempt, brief,
-    eventually, hold, is_free, key, locks, loss, owner, release, renew, scaled, take, unrenewed,
-    watched_locks,
+    eventually, hold, is_free, key, locks, loss, owner, release, renew, scaled, sweep, take,
+    unrenewed, watched_locks,
 };
 use crate::faulty::{Effect, Op};
 use crate::fixture::Fixture;
-use crate::sweep::cancel_sweep;
 
 /// What a guard of [`HOLD`] leaves for clocks that do not go alike.
 const DRIFT: Duration = Duration::from_millis(302);
@@ -91,22 +90,18 @@ pub async fn every_entry_has_an_end<F: Fixture>(fixture: F) {
 /// An attempt that is dropped at any of its await points leaves no entry, or one that ends.
 pub async fn a_dropped_attempt_leaves_nothing_without_an_end<F: Fixture>(fixture: F) {
     let (a, b) = (fixture.client().await, fixture.client().await);
-    let (keys, owner) = (key(&fixture, "k"), owner());
-    let key = |cut| {
-        let name = format!("{}-{cut}", keys.name());
-        LockKey::with_prefix(fixture.prefix(), name).expect("a valid key")
-    };
-    let cuts = cancel_sweep(
-        |cut| {
-            let (a, owner, key) = (&a, &owner, key(cut));
+    let (mut keys, owner) = (Vec::new(), owner());
+    sweep::<F, _>(
+        |_| {
+            let (a, owner, key) = (&a, &owner, key(&fixture, "k"));
+            keys.push(key.clone());
             async move { attempt(a, &key, owner, SHORT).await }
         },
         async |_| {},
     )
     .await;
-    let free = async |key: &LockKey| is_free(&b, key).await;
-    for cut in 0..=cuts {
-        eventually("what was dropped ends", async || free(&key(cut)).await).await;
+    for key in &keys {
+        eventually("what was dropped ends", async || is_free(&b, key).await).await;
     }
 }
 

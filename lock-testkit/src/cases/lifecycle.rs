@@ -14,12 +14,11 @@ use tokio::time::{sleep, timeout};
 use super::{
     BOUND, HOLD, MILLISECOND, OP, SHORT, assert_lasts, attempt, comes_free, eventually, evict,
     hold, hook, is_free, key, labelled, locks, loss, owner, refused, release, remaining, renew,
-    renewed, scaled, take, unrenewed,
+    renewed, scaled, sweep, take, unrenewed,
 };
 use crate::fixture::Fixture;
 use crate::gap::Gap;
 use crate::leak::LeakCheck;
-use crate::sweep::cancel_sweep;
 
 /// A copy of a request that was granted gets the same grant, and does not shorten what was prolonged since. A copy asks
 /// for as many fencing tokens: a store need not remember how many it gave.
@@ -154,13 +153,13 @@ pub async fn a_dropped_call_leaves_the_store_usable<F: Fixture>(fixture: F) {
         .await;
     };
     let request = AcquireRequest::new(&key, &me, SHORT);
-    cancel_sweep(|_| a.try_acquire(request), free_again).await;
+    sweep::<F, _>(|_| a.try_acquire(request), free_again).await;
     let renewals = [RenewRequest::new(&key, &me, SHORT, Renew::AtLeast)];
-    cancel_sweep(|_| a.renew(&renewals), free_again).await;
-    cancel_sweep(|_| a.release(&key, &me), free_again).await;
-    cancel_sweep(|_| a.inspect(&key), free_again).await;
+    sweep::<F, _>(|_| a.renew(&renewals), free_again).await;
+    sweep::<F, _>(|_| a.release(&key, &me), free_again).await;
+    sweep::<F, _>(|_| a.inspect(&key), free_again).await;
     if let Some(wakeups) = a.wakeups() {
-        cancel_sweep(|_| wakeups.subscribe(&key, None), free_again).await;
+        sweep::<F, _>(|_| wakeups.subscribe(&key, None), free_again).await;
     }
 }
 

@@ -12,6 +12,7 @@ use tokio::time::{sleep, timeout};
 use crate::faulty::Faulty;
 use crate::fixture::Fixture;
 use crate::gap::Gap;
+use crate::sweep::cancel_sweep;
 
 /// A ttl that does not end during a case.
 pub(crate) const HOLD: Duration = Duration::from_secs(30);
@@ -264,6 +265,29 @@ pub(crate) async fn assert_lasts<F: Fixture>(
         left <= ttl + F::RESOLUTION,
         "the entry of {key} lasts {left:?}, asked was {ttl:?}"
     );
+}
+
+/// [`cancel_sweep`], in real time again and again until a whole run has waited: a server may answer before anybody can wait for
+/// it, though not for ever. Where there are connections to cut, a future must have been dropped in a wait.
+pub(crate) async fn sweep<F: Fixture, Fut: Future>(
+    mut make: impl FnMut(usize) -> Fut,
+    mut check: impl AsyncFnMut(usize),
+) {
+    let may_never_wait = F::PAUSED || F::GAPS.contains(&Gap::CutConnections);
+    let (start, mut rounds, mut most) = (Moment::now(), 0, 0);
+    while most < 3 {
+        most = cancel_sweep(&mut make, &mut check).await.max(most);
+        rounds += 1;
+        let is_over = if may_never_wait {
+            F::PAUSED || rounds == 50
+        } else {
+            start.elapsed() > BOUND
+        };
+        if is_over {
+            break;
+        }
+    }
+    assert!(may_never_wait || most > 1, "nothing was dropped in a wait");
 }
 
 /// Does what [`Fixture`] has a hook for, on `key` if it is about one. Whether the fixture can.
