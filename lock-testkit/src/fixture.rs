@@ -231,9 +231,9 @@ pub fn __run_test<F: Fixture, Fut: Future<Output = ()>>(
     run_case(case, body);
 }
 
-/// Why `case` is not run.
+/// Why `case`, or a part of it, is not run.
 /// Not by `println!`, whose output the test harness swallows. In one piece: other tests print at the same time.
-fn say_skipped(case: &str, why: &str) {
+pub(crate) fn say_skipped(case: &str, why: &str) {
     let line = format!("SKIPPED: {case}, because {why}\n");
     let _ = std::io::stderr().write_all(line.as_bytes());
 }

@@ -15,7 +15,7 @@ use super::{
     BOUND, HOLD, MILLISECOND, OP, SECOND, assert_lasts, attempt, eager, eventually, hold, locks,
     loss, owner, refused, release, remaining, scaled, unrenewed,
 };
-use crate::fixture::Fixture;
+use crate::fixture::{Fixture, say_skipped};
 use crate::history::History;
 use crate::others::{Others, Told};
 
@@ -147,7 +147,8 @@ pub async fn a_process_that_was_stopped_leaves_the_next_holder_alone<F: Fixture>
     let key = key_in(&fixture, others.directory());
     refused(&oracle, &key, &owner()).await;
     if !others.stop() {
-        return;
+        let case = "processes::a_process_that_was_stopped_leaves_the_next_holder_alone";
+        return say_skipped(case, "nobody can stop a process here");
     }
     let mut asked = Moment::now();
     eventually("the entry of who was stopped ends", async || {
