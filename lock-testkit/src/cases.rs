@@ -36,6 +36,7 @@ pub(crate) use steps::scaled;
 use steps::*;
 
 pub mod cancellation;
+mod cut_off;
 pub mod errors;
 pub mod exclusion;
 pub mod expiry;

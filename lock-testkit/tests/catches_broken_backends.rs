@@ -88,6 +88,30 @@ fn flaws_are_caught_in_real_time_too() {
         ),
         (EndsEarly, "expiry::an_entry_lasts_at_least_its_ttl"),
         (
+            SetsThenExpires,
+            "expiry::a_dropped_attempt_leaves_nothing_without_an_end",
+        ),
+        (
+            StaysLockedWhenDropped,
+            "lifecycle::a_dropped_call_leaves_the_store_usable",
+        ),
+        (
+            CallsALostGrantARefusal,
+            "outages::what_is_said_not_to_be_done_is_not_done",
+        ),
+        (
+            CallsALostReleaseARefusal,
+            "outages::what_is_said_not_to_be_done_is_not_done",
+        ),
+        (
+            SendsAgainWhenCut,
+            "outages::what_was_cut_off_is_not_sent_again",
+        ),
+        (
+            CallsACutBusy,
+            "faults::an_attempt_that_was_cut_off_is_never_busy",
+        ),
+        (
             DeletesWithoutComparing,
             "expiry::a_holder_that_was_frozen_leaves_the_next_one_alone",
         ),

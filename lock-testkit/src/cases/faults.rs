@@ -2,14 +2,15 @@
 //! nobody holds what is somebody else's. Contract G6, G10, G11; SCENARIOS R03 to R06, F03 to F06.
 
 use lock_core::{
-    BackendError, LockBackend, LockError, Locks, LossReason, Moment, Ownership, Released,
+    BackendError, LockBackend, LockError, LockKey, Locks, LossReason, Moment, Ownership, Released,
 };
 use tokio::runtime::Handle;
 
+use super::cut_off::{Cuts, connected, cut_off};
 use super::{
-    BOUND, EARLY, HOLD, OP, assert_lasts, assert_outlives, brief, comes_free, cut_connections,
-    eventually, hold, is_free, key, locks, owner, refused, release, stall, take, unrenewed,
-    watched_locks,
+    BOUND, EARLY, HOLD, LEASE, OP, assert_lasts, assert_outlives, brief, comes_free,
+    cut_connections, eventually, hold, is_free, key, locks, owner, refused, release, renewed,
+    stall, take, unrenewed, watched_locks,
 };
 use crate::faulty::{Effect, Faulty, Op};
 use crate::fixture::Fixture;
@@ -37,7 +38,7 @@ pub async fn a_grant_that_nobody_heard_of_is_given_back<F: Fixture>(fixture: F) 
         is_unknown(lock.try_acquire().await.expect_err("nobody heard of it"));
         comes_free(&oracle, &key).await;
         client.on(Op::Acquire).next(Effect::LoseReply(cut()));
-        let guard = hold(&lock).await;
+        let guard = hold(&unrenewed(&locks, &key)).await;
         refused(&oracle, &key, &owner()).await;
         guard.release().await.expect("a release is answered");
         comes_free(&oracle, &key).await;
@@ -89,16 +90,25 @@ pub async fn an_attempt_that_arrives_after_it_was_given_up_does_not_stay<F: Fixt
     take::<F>(&oracle, &key, &owner(), HOLD).await;
 }
 
-/// No lock is busy because its store was cut off, and what was cut off is given back.
+/// No lock is busy because its connection was cut while it was tried, and what was cut off is given back.
 pub async fn an_attempt_that_was_cut_off_is_never_busy<F: Fixture>(fixture: F) {
-    let (locks, key) = (locks(&fixture).await, key(&fixture, "k"));
-    let lock = locks.lock(key.name());
-    for _ in 0..3 {
-        cut_connections(&fixture).await;
-        if let Err(error) = lock.try_acquire().await {
+    let (client, locks) = watched_locks(&fixture).await;
+    let (mut cuts, mut unknown) = (Cuts::of::<F>(client.inner()), 0);
+    while let Some(pause) = cuts.next(unknown) {
+        connected(&fixture, client.inner()).await;
+        client.forget_calls();
+        let locks = locks.clone();
+        let life = move |key: LockKey| {
+            let lock = locks.lock(key.name());
+            async move { lock.try_acquire().await.err().map(|error| (key, error)) }
+        };
+        let failed = cut_off(&fixture, pause, cut_connections(&fixture), life).await;
+        let oracle = fixture.client().await;
+        for (key, error) in failed {
             assert!(!error.is_busy(), "nobody has it, and it is busy: {error}");
+            unknown += usize::from(matches!(error, LockError::Unknown { .. }));
+            comes_free(&oracle, &key).await;
         }
-        comes_free(&fixture.client().await, &key).await;
     }
 }
 
@@ -129,6 +139,14 @@ pub async fn requests_that_arrive_twice_are_done_once<F: Fixture>(fixture: F) {
         assert_eq!(released, Released::Released);
         assert!(is_free(&oracle, &key).await);
     }
+    // Renewals for the ttl of the grant, which every store can do.
+    let (asked, before) = (Moment::now(), client.calls_of(Op::Renew).len());
+    let guard = hold(&renewed(&locks, &key)).await;
+    let again = async || client.calls_of(Op::Renew).len() > before + 1;
+    eventually("it is renewed twice", again).await;
+    assert_lasts::<F>(&oracle, &key, LEASE, asked).await;
+    let released = guard.release().await.expect("a release is answered");
+    assert_eq!(released, Released::Released);
 }
 
 /// A copy of an attempt or of a renewal that arrives late does not shorten what was prolonged since.
@@ -153,21 +171,24 @@ pub async fn a_late_copy_shortens_nothing<F: Fixture>(fixture: F) {
 pub async fn a_late_copy_leaves_the_next_holder_alone<F: Fixture>(fixture: F) {
     let ((client, locks), oracle) = (resending(&fixture).await, fixture.client().await);
     let (key, next) = (key(&fixture, "k"), owner());
-    let lock = locks.lock(key.name()).with_ttl(HOLD);
+    let lock = renewed(&locks, &key).with_ttl(HOLD);
     for op in [Op::Acquire, Op::Renew, Op::Release] {
         client.on(op).next(Effect::Copy);
     }
     let guard = lock.try_acquire().await.expect("it is free");
-    if client.capabilities().any_ttl {
-        guard.renew_for(2 * HOLD).await.expect("it is held");
-    }
+    let again = async || !client.calls_of(Op::Renew).is_empty();
+    eventually("it is renewed", again).await;
     guard.release().await.expect("a release is answered");
     let asked = Moment::now();
-    take::<F>(&oracle, &key, &next, HOLD).await;
+    // For less than a copy asks for.
+    take::<F>(&oracle, &key, &next, LEASE).await;
+    let mut copies = 0;
     while let Some(copy) = client.try_next_call() {
         copy.apply().await;
-        assert_lasts::<F>(&oracle, &key, HOLD, asked).await;
+        assert_lasts::<F>(&oracle, &key, LEASE, asked).await;
+        copies += 1;
     }
+    assert_eq!(copies, 3, "of an attempt, a renewal and a release");
     assert_eq!(release(&oracle, &key, &next).await, Ownership::Held);
 }
 
@@ -230,7 +251,7 @@ async fn is_made_up_for<F: Fixture>(fixture: &F, effect: Effect) {
         again && guard.remaining() + start.elapsed() > ttl + OP
     };
     eventually(&format!("renewed after {effect:?}"), renewed).await;
-    guard.release().await.expect("a release is answered");
+    drop(guard);
     comes_free(&oracle, &key).await;
 }
 

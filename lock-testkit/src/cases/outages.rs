@@ -3,16 +3,18 @@
 
 use std::sync::Arc;
 
-use lock_core::{AcquireRequest, Attempt, LockBackend, LockError, Moment, Released};
+use lock_core::{LockError, Moment, Released};
 use tokio::runtime::Handle;
 use tokio::time::sleep;
 
+use super::cut_off::{Cuts, Failed, connected, cut_off, take_and_let_go};
 use super::waiting::{subscribe, take_and_release, woken};
 use super::{
     BOUND, HOLD, LEASE, MILLISECOND, SECOND, SHORT, assert_lasts, cut_connections, eventually,
     hold, is_free, key, locks, owner, refused, release, remaining, renewed, restart, stall, take,
     unrenewed,
 };
+use crate::faulty::Op;
 use crate::fixture::Fixture;
 
 /// A lock that is renewed is kept although all connections are cut again and again.
@@ -66,44 +68,30 @@ pub async fn a_waiter_outlives_cut_connections<F: Fixture>(fixture: F) {
     assert!(next.is_ok_and(|next| next.is_held()));
 }
 
-/// What a call says of itself while connections are cut is true: an attempt that failed and is not called unknown left nothing
-/// behind, and a release that did took nothing away.
+/// What a call says of itself whose connection was cut while it was under way is true: an attempt that failed and is not called
+/// unknown left nothing behind, and a release that did took nothing away.
 pub async fn what_is_said_not_to_be_done_is_not_done<F: Fixture>(fixture: F) {
     let client = Arc::new(fixture.client().await);
-    for round in 0..16 {
-        let (key, me, next) = (key(&fixture, "k"), owner(), owner());
-        let pause = MILLISECOND * (round % 4);
-
-        let (at, of, by) = (Arc::clone(&client), key.clone(), me.clone());
-        let attempt = Handle::current().spawn(async move {
-            let request = AcquireRequest::new(&of, &by, HOLD);
-            at.try_acquire(request).await
-        });
-        sleep(pause).await;
-        cut_connections(&fixture).await;
-        let answer = attempt.await.expect("it did not panic");
+    let (mut cuts, mut attempts, mut releases) = (Cuts::of::<F>(&client), 0, 0);
+    while let Some(pause) = cuts.next(attempts.min(releases)) {
+        connected(&fixture, &client).await;
+        let at = Arc::clone(&client);
+        let life = move |key| take_and_let_go(Arc::clone(&at), key);
+        let failed = cut_off(&fixture, pause, cut_connections(&fixture), life).await;
         // One whose connections were not cut.
         let oracle = fixture.client().await;
-        match answer {
-            Ok(Attempt::Granted(_)) => {}
-            Ok(Attempt::Busy(busy)) => panic!("{key} is nobody's, and busy: {busy:?}"),
-            // It may be there until its ttl ends.
-            Err(error) if error.may_have_been_applied() => continue,
-            Err(error) => {
-                let is_free = is_free(&oracle, &key).await;
-                assert!(is_free, "it was applied, and was said not to be: {error}");
-                take::<F>(&oracle, &key, &next, HOLD).await;
-                continue;
+        for Failed { op, key, error, .. } in failed {
+            match (op, error.may_have_been_applied()) {
+                // It may be there until its ttl ends.
+                (Op::Acquire, true) => attempts += 1,
+                (_, true) => releases += 1,
+                (Op::Acquire, false) => {
+                    let is_free = is_free(&oracle, &key).await;
+                    assert!(is_free, "it was applied, and was said not to be: {error}");
+                    take::<F>(&oracle, &key, &owner(), HOLD).await;
+                }
+                (_, false) => drop(refused(&oracle, &key, &owner()).await),
             }
-        }
-
-        let (at, of) = (Arc::clone(&client), key.clone());
-        let release = Handle::current().spawn(async move { at.release(&of, &me).await });
-        sleep(pause).await;
-        cut_connections(&fixture).await;
-        let answer = release.await.expect("it did not panic");
-        if answer.is_err_and(|error| !error.may_have_been_applied()) {
-            refused(&fixture.client().await, &key, &next).await;
         }
     }
 }
@@ -112,24 +100,26 @@ pub async fn what_is_said_not_to_be_done_is_not_done<F: Fixture>(fixture: F) {
 /// connection was cut: an attempt that was released by somebody else does not come back.
 pub async fn what_was_cut_off_is_not_sent_again<F: Fixture>(fixture: F) {
     let client = Arc::new(fixture.client().await);
-    for round in 0..12 {
-        let (key, me) = (key(&fixture, "k"), owner());
-        let (at, of, by) = (Arc::clone(&client), key.clone(), me.clone());
-        let attempt = Handle::current().spawn(async move {
-            let request = AcquireRequest::new(&of, &by, HOLD);
-            at.try_acquire(request).await
-        });
-        sleep(MILLISECOND * (round % 4)).await;
-        cut_connections(&fixture).await;
-        let _whatever = attempt.await.expect("it did not panic");
+    let (mut cuts, mut attempts) = (Cuts::of::<F>(&client), 0);
+    while let Some(pause) = cuts.next(attempts) {
+        connected(&fixture, &client).await;
+        let at = Arc::clone(&client);
+        let life = move |key| take_and_let_go(Arc::clone(&at), key);
+        let mut failed = cut_off(&fixture, pause, cut_connections(&fixture), life).await;
+        failed.retain(|failed| failed.op == Op::Acquire);
+        let may_be = |failed: &&Failed| failed.error.may_have_been_applied();
+        attempts += failed.iter().filter(may_be).count();
         let oracle = fixture.client().await;
-        release(&oracle, &key, &me).await;
+        for failed in &failed {
+            release(&oracle, &failed.key, &failed.owner).await;
+        }
         // Connected again, it would send what is left.
-        let connected = async || client.inspect(&key).await.is_ok();
-        eventually("its client is connected again", connected).await;
+        connected(&fixture, &client).await;
         sleep(30 * MILLISECOND).await;
-        let is_free = is_free(&oracle, &key).await;
-        assert!(is_free, "an attempt was sent again, unsaid");
+        for failed in &failed {
+            let is_free = is_free(&oracle, &failed.key).await;
+            assert!(is_free, "an attempt was sent again, unsaid");
+        }
     }
 }
 
@@ -168,7 +158,7 @@ pub async fn a_stalled_store_is_waited_for_no_longer_than_said<F: Fixture>(fixtu
         is_free(&oracle, &key).await
     })
     .await;
-    let next = hold(&lock).await;
+    let next = hold(&unrenewed(&locks, &key)).await;
     assert_eq!(next.release().await.ok(), Some(Released::Released));
     assert_eq!(guard.release().await.ok(), Some(Released::Released));
 }

@@ -24,9 +24,7 @@ impl LockBackend for Broken {
         if self.flaw == Flaw::CallsAStallBusy && *self.store.is_stalled.borrow() {
             return Ok(Attempt::Busy(Busy::default()));
         }
-        if self.flaw == Flaw::CallsACutBusy && self.is_cut() {
-            return Ok(Attempt::Busy(Busy::default()));
-        }
+        let cuts = self.store.cuts.load(Ordering::SeqCst);
         let key = match (self.spell(request.key).await, self.flaw) {
             (Err(error), Flaw::CallsAConflictBusy | Flaw::CallsARefusalBusy)
                 if (self.flaw == Flaw::CallsAConflictBusy)
@@ -46,19 +44,25 @@ impl LockBackend for Broken {
         let mut request = request;
         request.key = &key;
         let answer = self.acquire(request).await;
-        if self.flaw == Flaw::SendsAgainWhenCut && self.is_cut() {
-            let (honest, key, owner) = (self.honest.clone(), key.clone(), request.owner.clone());
-            let ttl = request.ttl;
-            Handle::current().spawn(async move {
-                sleep(Duration::from_millis(10)).await;
-                let again = AcquireRequest::new(&key, &owner, ttl);
-                honest.try_acquire(again).await
-            });
+        match self.flaw {
+            Flaw::SendsAgainWhenCut if self.is_cut_off(cuts).await => {
+                let (honest, owner) = (self.honest.clone(), request.owner.clone());
+                let (key, ttl) = (key.clone(), request.ttl);
+                Handle::current().spawn(async move {
+                    sleep(Duration::from_millis(10)).await;
+                    let again = AcquireRequest::new(&key, &owner, ttl);
+                    honest.try_acquire(again).await
+                });
+                Err(BackendError::unknown("connection reset"))
+            }
+            Flaw::CallsALostGrantARefusal if self.is_cut_off(cuts).await => {
+                Err(BackendError::transient("connection reset"))
+            }
+            Flaw::CallsACutBusy if self.is_cut_off(cuts).await => {
+                Ok(Attempt::Busy(Busy::default()))
+            }
+            _ => answer,
         }
-        if self.flaw == Flaw::CallsALostGrantARefusal && self.is_cut() {
-            return Err(BackendError::transient("connection reset"));
-        }
-        answer
     }
 
     async fn renew<'a>(
@@ -115,9 +119,13 @@ impl LockBackend for Broken {
                 Ok(Ownership::Taken)
             }
             (Flaw::ReleasesOnlyOnce, _) if !is_first => Ok(Ownership::Absent),
-            (Flaw::CallsALostReleaseARefusal, _) if self.is_cut() => {
-                self.honest.release(&key, owner).await?;
-                Err(BackendError::transient("connection reset"))
+            (Flaw::CallsALostReleaseARefusal, _) => {
+                let cuts = self.store.cuts.load(Ordering::SeqCst);
+                let answer = self.honest.release(&key, owner).await;
+                if self.is_cut_off(cuts).await {
+                    return Err(BackendError::transient("connection reset"));
+                }
+                answer
             }
             (Flaw::WakesNobody, _) => {
                 self.honest.lose_wakeups(true);

@@ -12,6 +12,7 @@ use lock_core::{
 use lock_testkit::{Entry, Scripted};
 use tokio::sync::watch;
 use tokio::task;
+use tokio::time::sleep;
 
 use super::Flaw;
 
@@ -150,6 +151,13 @@ impl Broken {
     /// Whether connections were cut since this client connected.
     pub(super) fn is_cut(&self) -> bool {
         self.cuts != self.store.cuts.load(Ordering::SeqCst)
+    }
+
+    /// Whether connections were cut while a call was under way that began when they had been cut so often. It is under way for
+    /// a while yet.
+    pub(super) async fn is_cut_off(&self, cuts: usize) -> bool {
+        sleep(Duration::from_millis(1)).await;
+        cuts != self.store.cuts.load(Ordering::SeqCst)
     }
 
     /// Whose entry it is that `owner` asks about.
