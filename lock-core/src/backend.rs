@@ -39,8 +39,8 @@ pub const MAX_TOKENS: u16 = 64;
 /// 7. Dropping a method's future is allowed at any point. The request is then of unknown outcome.
 ///    `lifecycle::a_dropped_call_leaves_the_store_usable`
 /// 8. Something that is no lock at the key (another type) is [`BackendErrorKind::Conflict`], never changed
-///    and never "busy". An entry that others wrote in the store's lock layout is busy.
-///    `errors::what_is_no_lock_is_a_conflict`
+///    and never "busy". `errors::what_is_no_lock_is_a_conflict`. An entry that others wrote in the store's lock layout
+///    is busy, which a store's own tests show, because no case knows the layout.
 ///
 /// `lock-testkit` checks these promises: what stands behind each, here and below, are the cases of its `cases` that do.
 ///

@@ -116,7 +116,7 @@ async fn a_hundred_waiters_outlast_a_server_that_is_down_without_hammering_it() 
         let lock = client.lock(format!("k{}", n % 10)).with_options(lasting());
         waiting.spawn(async move { lock.acquire().await.unwrap().release().await.unwrap() });
     }
-    sleep(3 * SECOND).await;
+    sleep(scaled(3, 10) * SECOND).await;
     assert!(waiting.try_join_next().is_none());
     // Of this thread, on which all of it runs, also the proxy.
     let share = (self::spent() - spent).as_secs_f64() / start.elapsed().as_secs_f64();
