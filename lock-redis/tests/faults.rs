@@ -347,3 +347,15 @@ async fn a_response_timeout_of_zero_is_invalid() {
     let error = builder.connect().await.unwrap_err();
     assert_eq!(error.kind(), BackendErrorKind::Invalid, "{error}");
 }
+
+#[test]
+fn connecting_on_a_runtime_without_io_is_an_error_that_says_so() {
+    let server = RedisServer::start();
+    let builder = &mut tokio::runtime::Builder::new_current_thread();
+    let runtime = builder.enable_time().build().unwrap();
+    let error = runtime
+        .block_on(Backend::connect(server.url()))
+        .unwrap_err();
+    assert_eq!(error.kind(), BackendErrorKind::Transient, "{error}");
+    assert!(error.to_string().contains("enable_all"), "{error}");
+}

@@ -448,7 +448,12 @@ async fn open(
         result = &mut driver => {
             return Err(match result {
                 Ok(Err(error)) => not_let_in(&error),
-                _ => Failure::new(Cause::Broken, "the client gave up"),
+                Ok(Ok(())) => Failure::new(Cause::Broken, "the client gave up"),
+                // It panicked, or was dropped.
+                Err(_) => Failure::new(
+                    Cause::Broken,
+                    "connecting was cut off: the runtime has ended, or has no timers or no I/O (`enable_all`)",
+                ),
             });
         }
     }
