@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::oneshot;
 
 use crate::clock::{Deadline, Moment};
 use crate::error::BackendError;
@@ -13,16 +13,13 @@ use crate::lease::{Lease, Released};
 use crate::line::Spot;
 use crate::observe;
 use crate::owner::Owner;
+use crate::releases::Releases;
 use crate::renewer::Renewer;
 use crate::store::{Call, Store};
 use crate::timer;
 
 /// With more calls under way than this, an entry that could not be released twice is left to its ttl.
 const MAX_CALLS: usize = 1024;
-
-/// So many are given back at once on one runtime. Who lets go of a hundred thousand would else have most of them given up before
-/// the store came to them.
-pub(crate) const RELEASES_AT_ONCE: usize = 512;
 
 /// The duty to release an owner's entry, should there be one. Dropped unsettled, it is done in the background, on
 /// the runtime that was captured when the entry was asked for.
@@ -51,7 +48,7 @@ struct Duty {
     /// The first spot in line, which goes on when the first release was answered or has timed out; until then its line
     /// knows the lease.
     spot: Option<(Spot, Arc<Lease>)>,
-    turns: Arc<Semaphore>,
+    releases: Arc<Releases>,
 }
 
 impl<'a> Compensation<'a> {
@@ -128,7 +125,7 @@ impl<'a> Compensation<'a> {
             gone: self.gone,
             may_come_late: self.may_come_late,
             spot: self.spot.take(),
-            turns: Arc::clone(self.renewer.releases()),
+            releases: Arc::clone(self.renewer.releases()),
         };
         let call = self.store.kept_call();
         self.renewer.runtime().spawn(duty.run(call, first_done));
@@ -175,18 +172,12 @@ impl Duty {
 
     /// Whether the store answered, or need not be asked any more.
     async fn release(&self) -> bool {
-        let _turn = match self.turns.try_acquire() {
-            Ok(turn) => Some(turn),
-            Err(_) => {
-                let turn = self.turns.acquire().await.ok();
-                if self.left().is_zero() {
-                    return true;
-                }
-                turn
-            }
-        };
+        let turn = self.releases.turn().await;
+        if turn.came_late && self.left().is_zero() {
+            return true;
+        }
         let release = self.store.backend.release(&self.key, &self.owner);
-        let answer = timer::timeout(self.op_timeout, release).await;
+        let answer = turn.run(self.op_timeout, release).await;
         let answer = answer.unwrap_or_else(|| {
             let limit = self.op_timeout;
             Err(BackendError::unknown(format!(

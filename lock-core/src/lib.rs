@@ -49,7 +49,7 @@
 //! | Is it still mine? | `lease.rs` writes, `lease/state.rs` reckons, `guard.rs` reads |
 //! | When and how is it renewed? | `renewer.rs` (whose turn), `lease/turn.rs` (what to do), `lease/operation.rs` (one at a time) |
 //! | How does it end? | `lease/close.rs` |
-//! | Who gives back what nobody holds? | `compensation.rs` |
+//! | Who gives back what nobody holds? | `compensation.rs`; how many at once: `releases.rs` |
 //! | What if a future is dropped half way? | `shield.rs` |
 //! | What is shared by all locks on a backend? | `store.rs` |
 //! | What time is it? | `clock.rs` ([`Moment`], [`Deadline`]); timers: `timer.rs` |
@@ -96,6 +96,7 @@ mod name;
 mod observe;
 mod owner;
 mod policy;
+mod releases;
 mod renewer;
 mod shield;
 mod store;

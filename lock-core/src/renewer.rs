@@ -8,13 +8,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 
 use crate::backend::Renew;
 use crate::clock::{Moment, Reading};
-use crate::compensation::RELEASES_AT_ONCE;
 use crate::lease::{Lease, Turn};
 use crate::observe::contained;
+use crate::releases::Releases;
 use crate::store::Call;
 use crate::timer;
 
@@ -33,7 +33,7 @@ const PACE: Duration = Duration::from_millis(100);
 pub(crate) struct Renewer {
     runtime: Handle,
     /// The turns of those who give back in the background on that runtime.
-    releases: Arc<Semaphore>,
+    releases: Arc<Releases>,
     list: Mutex<List>,
     sooner: Notify,
 }
@@ -91,7 +91,7 @@ impl Renewer {
     pub(crate) fn new(runtime: Handle) -> Arc<Self> {
         Arc::new(Self {
             runtime,
-            releases: Arc::new(Semaphore::new(RELEASES_AT_ONCE)),
+            releases: Arc::new(Releases::new()),
             list: Mutex::new(List {
                 turns: BTreeMap::new(),
                 under_way: BTreeMap::new(),
@@ -109,7 +109,7 @@ impl Renewer {
         &self.runtime
     }
 
-    pub(crate) fn releases(&self) -> &Arc<Semaphore> {
+    pub(crate) fn releases(&self) -> &Arc<Releases> {
         &self.releases
     }
 

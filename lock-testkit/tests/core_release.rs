@@ -232,6 +232,27 @@ async fn of_thousands_that_are_dropped_together_some_hundreds_are_released_at_on
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_part_of_the_store_that_is_silent_holds_up_the_releases_of_no_other() {
+    let backend = Scripted::honest();
+    let (locks, mut guards) = (locks(&backend), Vec::new());
+    for n in 0..1500 {
+        // Those at the silent part come first, or between the others.
+        let is_silent = n < 1100 || n % 4 != 0;
+        let name = format!("{n}:{is_silent}");
+        guards.push(locks.lock(&name).acquire().await.unwrap());
+        if is_silent {
+            let release = backend.on(Op::Release).of(&name);
+            release.always(Effect::HangBefore);
+        }
+    }
+    drop(guards);
+    sleep(OP * 3 / 4).await;
+    let held = backend.entries();
+    assert!(held.keys().all(|name| name.ends_with("true")));
+    assert_eq!(held.len(), 1400);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_release_does_not_wait_for_a_renewal_in_flight() {
     let backend = Scripted::honest();
     let guard = held(&backend).await;
