@@ -136,8 +136,9 @@ impl Running {
     }
 
     /// Resolves when the group is gone, after [`end`](Self::end). Whether that was the first that the enforcer did about it:
-    /// not if it had to end the command because the deadline came near. Cancel safe.
-    pub(crate) async fn gone(&mut self) -> Result<bool, Failure> {
+    /// not if it had to end the command because the deadline came near. Nothing if the enforcer was killed before it was done
+    /// (by somebody who ends all that a service has started, say), and another one is needed. Cancel safe.
+    pub(crate) async fn gone(&mut self) -> Result<Option<bool>, Failure> {
         // A command that was not waited for is a zombie, and still in its group.
         self.exited().await?;
         let ended = loop {
@@ -147,7 +148,9 @@ impl Running {
             }
         };
         let ended = ended.map_err(|error| Failure::system("wait for the enforcer", &error))?;
-        Ok(ended.code() != Some(i32::from(enforcer::BY_DEADLINE)))
+        Ok(ended
+            .code()
+            .map(|code| code != i32::from(enforcer::BY_DEADLINE)))
     }
 
     /// Kills the group, and returns when it is gone.

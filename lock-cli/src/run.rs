@@ -124,7 +124,13 @@ async fn hold(run: &Run, guard: LockGuard, signals: &mut Signals) -> Result<u8, 
     // Renewed until nothing of the command is left.
     let in_time = loop {
         select! {
-            gone = running.gone() => break gone?,
+            gone = running.gone() => match gone? {
+                Some(in_time) => break in_time,
+                None => {
+                    running.until(deadline(&guard)).await?;
+                    running.end().await;
+                }
+            },
             signal = signals.next() => running.signal(signal),
             () = sleep(look) => running.still_until(deadline(&guard)).await,
         }

@@ -163,6 +163,23 @@ fn an_enforcer_that_cannot_be_replaced_is_no_reason_to_let_the_command_be() {
 }
 
 #[test]
+fn an_enforcer_that_is_killed_while_it_ends_the_command_is_replaced() {
+    let stage = Stage::new();
+    let script = "sh -c 'trap : TERM; echo $$ > child; while :; do sleep 0.02; done' & \
+        echo $$ > pid; while [ ! -e go ]; do sleep 0.02; done; exit 3";
+    let tool = Tool::start(stage.run("--ttl 9s", script));
+    let (command, child) = (stage.pid("pid"), stage.pid("child"));
+    let enforcer = tool.enforcer(command).unwrap();
+    fs::write(stage.path("go"), "").unwrap();
+    eventually("the command has ended", || !is_alive(command));
+    // Unless it is done by then, which it is not within a grace of 3 s.
+    let _ = kill_process(enforcer, Signal::KILL);
+    eventually("the lock is released", || !stage.is_held());
+    assert!(!is_alive(child), "it runs without the lock");
+    assert_eq!(tool.code(), 3);
+}
+
+#[test]
 fn an_enforcer_that_is_stopped_goes_on_when_it_is_needed() {
     let stage = Stage::new();
     let tool = Tool::start(stage.run("--ttl 3s", STUBBORN));
