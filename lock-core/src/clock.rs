@@ -18,9 +18,16 @@ static START: LazyLock<std::time::Instant> = LazyLock::new(std::time::Instant::n
 /// paused test, and on Linux `CLOCK_BOOTTIME` (clock_gettime(2)), which goes on while the system is suspended.
 /// So elapsed time is never underestimated, and a lease never believed to last longer than it does.
 ///
-/// In a paused test, where the clocks go by turns, times do not add up: from one moment to a second and on to a third may be
+/// While the clocks go by turns, times do not add up: from one moment to a second and on to a third may be
 /// longer than from the first to the third. Whoever compares ends that were counted from different moments keeps each as
 /// a [`Deadline`].
+///
+/// # In a paused test
+///
+/// There, too, real time counts: a test machine that stands still for a second takes a second of each ttl. With the feature
+/// `test-util` (which `lock-testkit` turns on) the second clock goes with tokio's, so that all time of a paused test is virtual and its outcome
+/// does not depend on the machine; `suspend` then takes the place of real time. Where tokio's clock is not paused, the
+/// feature changes nothing.
 #[derive(Debug, Clone, Copy)]
 pub struct Moment {
     running: Reading,
@@ -49,9 +56,13 @@ impl Moment {
     #[must_use]
     #[allow(clippy::disallowed_methods, reason = "this is the clock module")]
     pub fn now() -> Self {
+        #[cfg(not(feature = "test-util"))]
+        let (running, boot) = (Instant::now(), since_boot());
+        #[cfg(feature = "test-util")]
+        let (running, boot) = in_a_test();
         Self {
-            running: Reading::of(Instant::now()),
-            boot: since_boot(),
+            running: Reading::of(running),
+            boot,
         }
     }
 
@@ -88,7 +99,7 @@ impl Deadline {
     #[must_use]
     pub fn left(&self, now: &Moment) -> Duration {
         let running = self.running.nanos_since(now.running);
-        let left = if cfg!(target_os = "linux") {
+        let left = if cfg!(any(target_os = "linux", feature = "test-util")) {
             running.min(self.boot.saturating_sub(now.boot))
         } else {
             running
@@ -179,6 +190,56 @@ fn since_boot() -> u64 {
 #[cfg(not(target_os = "linux"))]
 fn since_boot() -> u64 {
     0
+}
+
+#[cfg(feature = "test-util")]
+thread_local! {
+    /// For how many nanoseconds the system was said to be suspended.
+    static SUSPENDED: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
+}
+
+/// For tests: as if the system had been suspended for `time` just now, as this thread sees it. tokio's clock stands still,
+/// the time of leases goes on. At most 30 years.
+///
+/// ```
+/// use std::time::Duration;
+/// use lock_core::{Moment, suspend};
+///
+/// let start = Moment::now();
+/// suspend(Duration::from_secs(60));
+/// assert!(start.elapsed() >= Duration::from_secs(60));
+/// ```
+#[cfg(feature = "test-util")]
+pub fn suspend(time: Duration) {
+    SUSPENDED.with(|suspended| suspended.set(suspended.get().saturating_add(nanos(time))));
+}
+
+/// The reading of both clocks in a build for tests: where tokio's is paused, the second goes with it.
+#[cfg(feature = "test-util")]
+#[allow(clippy::disallowed_methods, reason = "this is the clock module")]
+fn in_a_test() -> (Instant, u64) {
+    /// What both clocks said at one moment.
+    static BOTH: LazyLock<(std::time::Instant, u64)> =
+        LazyLock::new(|| (std::time::Instant::now(), since_boot()));
+    let (start, boot_then) = *BOTH;
+    let suspended = SUSPENDED.get();
+    for _ in 0..100 {
+        let before = std::time::Instant::now();
+        let running = Instant::now();
+        let real = running.into_std();
+        if !(before..=std::time::Instant::now()).contains(&real) {
+            let boot = boot_then
+                .saturating_add(nanos(real.saturating_duration_since(start)))
+                .saturating_sub(nanos(start.saturating_duration_since(real)));
+            return (running, boot.saturating_add(suspended));
+        }
+        let boot = since_boot();
+        // Else real time may have gone past a paused clock just then.
+        if before.elapsed() < Duration::from_micros(2) {
+            return (running, boot.saturating_add(suspended));
+        }
+    }
+    (Instant::now(), since_boot().saturating_add(suspended))
 }
 
 /// At most those of 30 years.
@@ -273,11 +334,42 @@ mod tests {
         assert!(start.elapsed() >= 3600 * SECOND);
     }
 
-    #[cfg(target_os = "linux")]
+    #[cfg(all(target_os = "linux", not(feature = "test-util")))]
     #[tokio::test(start_paused = true)]
     async fn time_counts_while_tokios_clock_stands_still() {
         let start = Moment::now();
         std::thread::sleep(Duration::from_millis(20));
         assert!(start.elapsed() >= Duration::from_millis(20));
+    }
+
+    #[cfg(feature = "test-util")]
+    #[tokio::test(start_paused = true)]
+    async fn real_time_does_not_count_in_a_paused_test_but_that_of_a_suspended_system_does() {
+        let start = Moment::now();
+        let deadline = start.after(2 * SECOND);
+        std::thread::sleep(Duration::from_millis(20));
+        assert_eq!(start.elapsed(), Duration::ZERO);
+        tokio::time::advance(SECOND).await;
+        assert_eq!(start.elapsed(), SECOND);
+        suspend(SECOND);
+        assert_eq!(start.elapsed(), 2 * SECOND);
+        assert_eq!(deadline.left(&Moment::now()), Duration::ZERO);
+        assert_eq!(start.reading().until(Moment::now().reading()), SECOND);
+    }
+
+    #[cfg(feature = "test-util")]
+    #[tokio::test]
+    async fn where_time_is_not_paused_both_clocks_are_real() {
+        let (boot, start) = (since_boot(), Moment::now());
+        std::thread::sleep(Duration::from_millis(20));
+        let elapsed = start.elapsed();
+        assert!(elapsed >= Duration::from_millis(20));
+        if cfg!(target_os = "linux") {
+            let all = Duration::from_nanos(since_boot() - boot);
+            assert!(
+                elapsed <= all + Duration::from_millis(1),
+                "{elapsed:?} of {all:?}"
+            );
+        }
     }
 }

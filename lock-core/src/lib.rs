@@ -63,8 +63,8 @@
 //!
 //! # Features
 //!
-//! `blocking`: locks for threads. `mock`: doubles of both traits. `tracing`: spans and events. `metrics`: counters and histograms. None is on by default,
-//! and each only adds.
+//! `blocking`: locks for threads. `mock`: doubles of both traits. `test-util`: in a paused test all time is virtual. `tracing`: spans and events. `metrics`: counters and
+//! histograms. None is on by default, and each only adds.
 #![cfg_attr(test, allow(clippy::arithmetic_side_effects))]
 
 #[doc(hidden)]
@@ -109,6 +109,8 @@ pub use backend::{
     AcquireRequest, Attempt, Busy, Capabilities, Grant, Holder, LockBackend, MAX_TOKENS, Ownership,
     Place, Renew, RenewRequest, Wakeup, Wakeups,
 };
+#[cfg(feature = "test-util")]
+pub use clock::suspend;
 pub use clock::{Deadline, Moment};
 pub use compose::{BackendCall, Observed, Observer};
 pub use error::{BackendError, BackendErrorKind, LockError, LossReason};

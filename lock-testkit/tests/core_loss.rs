@@ -21,7 +21,7 @@ use common::{
 };
 use lock_core::{
     BackendError, DistributedLock, LockError, LockGuard, LockOptions, Locks, LossReason, Moment,
-    Ownership, Released, RenewalPolicy,
+    Ownership, Released, RenewalPolicy, suspend,
 };
 use lock_testkit::{Effect, LeakCheck, Op, Scripted};
 use tokio::runtime::Handle;
@@ -190,7 +190,7 @@ async fn numbers_that_do_not_fit_are_refused_before_anything_is_sent() {
 
 // Local and final.
 
-/// A lock of 40 ms, for tests in which real time passes.
+/// A lock of 40 ms, for tests in which the system is suspended.
 async fn brief(backend: &Scripted) -> LockGuard {
     hold(backend, "k", options(40 * MS).with_min_validity(MS)).await
 }
@@ -200,7 +200,7 @@ async fn is_held_is_right_though_no_task_has_run_and_tokios_clock_stood_still() 
     let backend = Scripted::honest();
     let guard = brief(&backend).await;
     let loss = guard.loss();
-    std::thread::sleep(40 * MS);
+    suspend(40 * MS);
     assert!(!guard.is_held() && !loss.is_held());
     assert_eq!(guard.remaining(), Duration::ZERO);
     assert_lost(guard.check(), LossReason::Unconfirmed);
@@ -414,7 +414,7 @@ async fn run_says_lost_though_its_body_is_done_if_the_deadline_has_passed() {
     let backend = Scripted::honest();
     let guard = brief(&backend).await;
     let body = async {
-        std::thread::sleep(40 * MS);
+        suspend(40 * MS);
         7
     };
     assert_lost(guard.run(body).await, LossReason::Unconfirmed);
@@ -427,7 +427,7 @@ async fn run_compares_the_deadline_before_each_poll() {
     let polls = AtomicUsize::new(0);
     let body = poll_fn(|context| {
         polls.fetch_add(1, Ordering::SeqCst);
-        std::thread::sleep(40 * MS);
+        suspend(40 * MS);
         context.waker().wake_by_ref();
         Poll::<()>::Pending
     });
@@ -600,7 +600,7 @@ async fn with_says_lost_though_its_body_returned_ok() {
     let backend = Scripted::honest();
     let options = options(40 * MS).with_min_validity(MS);
     let body = async |_: &LockGuard| {
-        std::thread::sleep(40 * MS);
+        suspend(40 * MS);
         Ok(7)
     };
     let answer: Result<u32, Failure> = lock(&backend).with_options(options).with(body).await;

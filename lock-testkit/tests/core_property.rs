@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use lock_core::{
     BackendError, DistributedLock, FencingToken, GuardPolicy, LockError, LockGuard, LockOptions,
-    Locks, LossHandle, Moment, PassingOn, RenewalPolicy,
+    Locks, LossHandle, Moment, PassingOn, RenewalPolicy, suspend,
 };
 use lock_testkit::{Effect, LeakCheck, Op, Scripted};
 use proptest::prelude::*;
@@ -79,7 +79,7 @@ enum Step {
     /// Hands the lock to another actor, or to nobody.
     HandOver(usize, Option<usize>),
     Sleep(u64),
-    /// Real time passes, and virtual time does not.
+    /// The system is suspended: time passes, and that of timers does not.
     Stall(u64),
     Evict,
     Steal(u64),
@@ -156,7 +156,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// A step on a machine that is so busy that real time passes too: the two clocks of a lease go by turns.
+/// A step on a machine that is suspended now and then: the two clocks of a lease go by turns.
 fn stalling_step() -> impl Strategy<Value = Step> {
     prop_oneof![
         1 => (1_u64..120).prop_map(Step::Stall),
@@ -217,8 +217,8 @@ struct Seen {
 }
 
 struct World {
-    /// In real time.
-    start: std::time::Instant,
+    /// By how much the two clocks of a lease may differ.
+    stalled: Mutex<Duration>,
     backend: Scripted,
     options: LockOptions,
     locks: Locks,
@@ -247,7 +247,7 @@ impl World {
         let (locks, second) = (process(), Mutex::new((process(), 0)));
         let newest = Arc::new(Mutex::new(FencingToken::new(0)));
         Self {
-            start: std::time::Instant::now(),
+            stalled: Mutex::default(),
             backend,
             options,
             locks,
@@ -537,7 +537,10 @@ impl World {
                     self.check();
                 }
             }
-            Step::Stall(ms) => std::thread::sleep(millis(ms)),
+            Step::Stall(ms) => {
+                suspend(millis(ms));
+                *self.stalled.lock().unwrap() += millis(ms);
+            }
             Step::Evict => {
                 self.disown();
                 self.backend.evict("k");
@@ -612,8 +615,8 @@ impl World {
             }
             match seen.disowned {
                 Some((since, longest)) => {
-                    // Real time and virtual time may both have passed before, and its deadlines then differ by so much.
-                    let longest = longest + self.start.elapsed();
+                    // Its deadlines on the two clocks differ by no more.
+                    let longest = longest + *self.stalled.lock().unwrap();
                     assert!(since.elapsed() <= longest, "disowned, and never noticed");
                 }
                 None => {
