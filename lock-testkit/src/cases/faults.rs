@@ -8,7 +8,7 @@ use tokio::runtime::Handle;
 
 use super::cut_off::{Cuts, connected, cut_off};
 use super::{
-    BOUND, EARLY, HOLD, LEASE, OP, assert_lasts, assert_outlives, brief, comes_free,
+    BOUND, EARLY, HOLD, LEASE, OP, Stopwatch, assert_lasts, assert_outlives, brief, comes_free,
     cut_connections, eventually, hold, is_free, key, locks, owner, refused, release, renewed,
     stall, take, unrenewed, watched_locks,
 };
@@ -46,7 +46,7 @@ pub async fn a_grant_that_nobody_heard_of_is_given_back<F: Fixture>(fixture: F) 
     let key = key(&fixture, "k");
     let lock = locks.lock(key.name()).with_ttl(HOLD).with_op_timeout(OP);
     client.on(Op::Acquire).always(Effect::HangAfter);
-    let start = Moment::now();
+    let start = Stopwatch::start();
     let error = lock.with_wait(OP).acquire().await;
     is_unknown(error.expect_err("nothing is answered"));
     is_in_time(start);
@@ -59,7 +59,7 @@ pub async fn a_wait_ends_in_time_at_a_store_that_stands_still<F: Fixture>(fixtur
     let (locks, key) = (locks(&fixture).await, key(&fixture, "k"));
     let lock = locks.lock(key.name()).with_ttl(HOLD).with_op_timeout(OP);
     stall(&fixture, true).await;
-    let start = Moment::now();
+    let start = Stopwatch::start();
     let error = lock.clone().with_wait(OP).acquire().await;
     is_in_time(start);
     let error = error.expect_err("nothing is answered");
@@ -69,7 +69,7 @@ pub async fn a_wait_ends_in_time_at_a_store_that_stands_still<F: Fixture>(fixtur
 }
 
 /// A wait of [`OP`] that began then, with as long for the last attempt and for giving it back.
-fn is_in_time(start: Moment) {
+fn is_in_time(start: Stopwatch) {
     let (took, most) = (start.elapsed(), 3 * OP + BOUND / 2);
     assert!(took >= OP - EARLY, "a wait of {OP:?} was over in {took:?}");
     assert!(took < most, "a wait of {OP:?} took {took:?}");

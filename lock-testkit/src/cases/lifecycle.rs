@@ -12,9 +12,9 @@ use tokio::runtime::{Builder, Handle};
 use tokio::time::{sleep, timeout};
 
 use super::{
-    BOUND, HOLD, MILLISECOND, OP, SHORT, assert_lasts, attempt, comes_free, eventually, evict,
-    hold, hook, is_free, key, labelled, locks, loss, owner, refused, release, remaining, renew,
-    renewed, scaled, sweep, take, unrenewed,
+    BOUND, HOLD, MILLISECOND, OP, SHORT, Stopwatch, assert_lasts, attempt, comes_free, eventually,
+    evict, hold, hook, is_free, key, labelled, locks, loss, owner, refused, release, remaining,
+    renew, renewed, scaled, sweep, take, unrenewed,
 };
 use crate::fixture::Fixture;
 use crate::gap::Gap;
@@ -343,13 +343,13 @@ pub async fn one_thread_is_enough<F: Fixture>(fixture: F) {
         // Whoever else lives on the thread gets on meanwhile.
         let longest = Arc::new(Mutex::new(Duration::ZERO));
         let other = {
-            let (longest, mut last) = (Arc::clone(&longest), Moment::now());
+            let (longest, mut last) = (Arc::clone(&longest), Stopwatch::start());
             Handle::current().spawn(async move {
                 loop {
                     sleep(10 * MILLISECOND).await;
                     let mut longest = longest.lock().expect("no panic");
                     *longest = last.elapsed().max(*longest);
-                    last = Moment::now();
+                    last = Stopwatch::start();
                 }
             })
         };

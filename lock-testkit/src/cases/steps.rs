@@ -365,6 +365,21 @@ pub(crate) async fn take_and_let_end<F: Fixture>(
     grant
 }
 
+/// How long something takes; real time counts also where a fixture's is virtual, for a thread that is kept waits in no other.
+#[derive(Clone, Copy)]
+pub(crate) struct Stopwatch(Moment, std::time::Instant);
+
+impl Stopwatch {
+    #[allow(clippy::disallowed_methods, reason = "see there")]
+    pub(crate) fn start() -> Self {
+        Self(Moment::now(), std::time::Instant::now())
+    }
+
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.0.elapsed().max(self.1.elapsed())
+    }
+}
+
 /// Waits until nobody holds `key`, which is certain to come.
 pub(crate) async fn comes_free(backend: &impl LockBackend, key: &LockKey) {
     let free = async || is_free(backend, key).await;
