@@ -1,7 +1,8 @@
 //! The floors: what the clients cost without a lock library around them.
 
 use fred::interfaces::{ClientLike, KeysInterface, LuaInterface};
-use fred::types::{Expiration, SetOptions};
+use fred::types::{Expiration, RespVersion, SetOptions};
+use redis::IntoConnectionInfo;
 use redis::aio::MultiplexedConnection;
 
 use super::script::Script;
@@ -59,8 +60,24 @@ pub(crate) struct Redis {
     ttl: i64,
 }
 
-async fn redis(url: &str) -> MultiplexedConnection {
-    let client = redis::Client::open(url).expect("a URL");
+/// How a connection is made.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Manner {
+    /// As the client does by itself: small packets wait until those before them are acknowledged.
+    Clients,
+    /// As lock-redis and lock-fred do: whatever there is to send is sent at once (`TCP_NODELAY`), in RESP3.
+    Ours,
+}
+
+async fn redis(url: &str, manner: Manner) -> MultiplexedConnection {
+    let mut info = url.into_connection_info().expect("a URL");
+    if manner == Manner::Ours {
+        let tcp = info.tcp_settings().clone().set_nodelay(true);
+        let settings = info.redis_settings().clone();
+        let settings = settings.set_protocol(redis::ProtocolVersion::RESP3);
+        info = info.set_tcp_settings(tcp).set_redis_settings(settings);
+    }
+    let client = redis::Client::open(info).expect("a URL");
     let connection = client.get_multiplexed_async_connection().await;
     let mut connection = connection.expect("a connection");
     load(&mut connection, &[&DELETE_IF_OURS, &ACQUIRE, &RELEASE]).await;
@@ -110,7 +127,7 @@ impl Client for Redis {
 
     async fn connect(target: &Target) -> Self {
         Self {
-            connection: redis(&target.url).await,
+            connection: redis(&target.url, Manner::Clients).await,
             ttl: target.ttl_millis(),
         }
     }
@@ -132,7 +149,8 @@ impl Client for Redis {
     }
 }
 
-/// The scripts of lock-redis through redis-rs: what is left above this is what lock-redis and lock-core cost.
+/// The scripts of lock-redis through redis-rs, over a connection like that of lock-redis: what is left above this is what
+/// lock-redis and lock-core cost.
 #[derive(Clone)]
 pub(crate) struct OurScripts {
     connection: MultiplexedConnection,
@@ -158,7 +176,7 @@ impl Client for OurScripts {
 
     async fn connect(target: &Target) -> Self {
         Self {
-            connection: redis(&target.url).await,
+            connection: redis(&target.url, Manner::Ours).await,
             ttl: target.ttl_millis(),
         }
     }
@@ -205,11 +223,15 @@ pub(crate) struct Fred {
     ttl: i64,
 }
 
-async fn fred(url: &str) -> fred::clients::Client {
+async fn fred(url: &str, manner: Manner) -> fred::clients::Client {
     let config = fred::types::config::Config::from_url(url).expect("a URL");
-    let client = fred::types::Builder::from_config(config)
-        .build()
-        .expect("a client");
+    let mut builder = fred::types::Builder::from_config(config);
+    if manner == Manner::Ours {
+        builder
+            .with_config(|config| config.version = RespVersion::RESP3)
+            .with_connection_config(|connection| connection.tcp.nodelay = Some(true));
+    }
+    let client = builder.build().expect("a client");
     client.init().await.expect("a connection");
     for script in [&DELETE_IF_OURS, &ACQUIRE, &RELEASE] {
         let loaded: String = client
@@ -232,7 +254,7 @@ impl Client for Fred {
 
     async fn connect(target: &Target) -> Self {
         Self {
-            connection: fred(&target.url).await,
+            connection: fred(&target.url, Manner::Clients).await,
             ttl: target.ttl_millis(),
         }
     }
@@ -269,7 +291,7 @@ impl Client for Fred {
     }
 }
 
-/// The scripts of lock-redis through fred.
+/// The scripts of lock-redis through fred, over a connection like that of lock-fred.
 #[derive(Clone)]
 pub(crate) struct OurScriptsByFred {
     connection: fred::clients::Client,
@@ -287,7 +309,7 @@ impl Client for OurScriptsByFred {
 
     async fn connect(target: &Target) -> Self {
         Self {
-            connection: fred(&target.url).await,
+            connection: fred(&target.url, Manner::Ours).await,
             ttl: target.ttl_millis(),
         }
     }
