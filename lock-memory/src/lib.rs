@@ -3,7 +3,8 @@
 //!
 //! [`MemoryBackend`] is one client of a store; [`MemoryBackend::client`] is a further client of the same store. It keeps every
 //! promise of [`lock_core::LockBackend`], fencing tokens, wake-ups and hand-over included, so that what works
-//! here works on a real store. Time is [`lock_core::Moment`]: virtual in a paused test.
+//! here works on a real store. Time is [`lock_core::Moment`]: virtual in a paused test, where with the feature `test-util` of `lock-core` a machine that
+//! is busy changes nothing (without it, a second that it stands still counts as one).
 //!
 //! What a real store does to a lock behind your back is a method here: [`MemoryBackend::evict`],
 //! [`MemoryBackend::expire`], [`MemoryBackend::steal`]. That nothing was left behind is
