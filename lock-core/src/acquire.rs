@@ -128,8 +128,8 @@ impl<'a> Acquirer<'a> {
         // Nobody else can have it meanwhile, so that there is nothing to stand in line for.
         let attempt = self.attempt(None, Some(from.clone()), start).await;
         attempt.map_err(|refused| match refused.outcome {
-            Outcome::Busy(holder, _) => {
-                let gone = holder == Holder::new();
+            Outcome::Busy(holder, recheck) => {
+                let gone = holder == Holder::new() && recheck.is_none();
                 let reason = if gone {
                     LossReason::Absent
                 } else {

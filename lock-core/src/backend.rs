@@ -60,7 +60,8 @@ pub trait LockBackend: Debug + Send + Sync + 'static {
     ///    asks for as many tokens as the first.
     ///    `lifecycle::a_repeated_attempt_answers_the_same_grant_and_touches_nothing`, `faults::a_late_copy_shortens_nothing`
     /// 3. With `request.from`: grants only while `from` owns the entry, which the new owner replaces in the same
-    ///    step. Otherwise busy (or, if there is no entry, busy with an empty [`Holder`]).
+    ///    step. Otherwise busy: with nothing in it ([`Busy::default`]) if there is no entry, and only then. Of an entry of which
+    ///    nothing is known the answer says when to look again.
     ///    `hand_over::a_hand_over_replaces_the_owner_once`, `hand_over::a_hand_over_from_a_stranger_is_refused`,
     ///    `hand_over::a_hand_over_of_a_free_key_is_refused`
     /// 4. Where the store has fencing: the grant reserves `request.tokens` numbers in the same step, all

@@ -125,8 +125,8 @@ impl LockGuard {
     /// # Errors
     ///
     /// [`LockError::Lost`] if the lock is not held any more, [`LockError::Invalid`] if too much would be left,
-    /// [`LockError::Unsupported`] if the backend cannot, [`LockError::Backend`] or [`LockError::Unknown`] if the store
-    /// failed: the lock is then held as before.
+    /// [`LockError::Unsupported`] if the backend cannot, [`LockError::NoRuntime`] outside a tokio runtime,
+    /// [`LockError::Backend`] or [`LockError::Unknown`] if the store failed: the lock is then held as before.
     ///
     /// # Cancel safety
     ///
@@ -156,7 +156,8 @@ impl LockGuard {
     /// # Errors
     ///
     /// [`LockError::Backend`] or [`LockError::Unknown`] if the store failed. The release is then tried again in the
-    /// background until the entry has ended by itself. [`LockError::Lost`] if the locks were shut down before, which
+    /// background until the entry has ended by itself. [`LockError::NoRuntime`] outside a tokio runtime: it is then released as
+    /// by a drop. [`LockError::Lost`] if the locks were shut down before, which
     /// released it.
     ///
     /// # Cancel safety

@@ -27,6 +27,9 @@ use crate::{error, keys, scripts};
 /// How long a fencing counter outlives its last use at least; ten times the ttl if that is longer.
 pub(crate) const COUNTER_KEPT: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// When to look again at an entry of which nothing is known: a value of others, without an end and a counter.
+const RECHECK: Duration = Duration::from_secs(1);
+
 /// Locks on Redis: one server, a primary that sentinels know, or a cluster. Clones share the connection.
 #[derive(Clone)]
 pub struct FredBackend {
@@ -255,9 +258,9 @@ impl LockBackend for FredBackend {
                 }
                 Ok(Attempt::Granted(Grant::new(Some(fencing))))
             }
-            Answer::Busy(holder) => Ok(Attempt::Busy(Busy::new(holder))),
+            Answer::Busy(holder) => Ok(Attempt::Busy(busy(&request, holder))),
             // Nothing to take over.
-            Answer::Owner(Ownership::Absent) => Ok(Attempt::Busy(Busy::new(Holder::new()))),
+            Answer::Owner(Ownership::Absent) => Ok(Attempt::Busy(Busy::default())),
             Answer::Owner(_) => Err(error::senseless()),
         }
     }
@@ -452,6 +455,16 @@ impl FredBackend {
             .collect();
         let reply = self.link.try_run(&scripts::RENEW, &keys, &args).await?;
         Ok(reply.map(|reply| Answer::of_renewals(&reply, batch.len())))
+    }
+}
+
+/// Somebody has the lock. To who wants to take it over, to say nothing of it would mean that nobody has.
+pub(crate) fn busy(request: &AcquireRequest<'_>, holder: Holder) -> Busy {
+    let busy = Busy::new(holder);
+    if request.from.is_some() && busy == Busy::default() {
+        busy.with_recheck(RECHECK)
+    } else {
+        busy
     }
 }
 

@@ -16,7 +16,7 @@ use lock_core::{
 use tokio::runtime::Handle;
 
 use crate::answer::Reply;
-use crate::backend::milliseconds;
+use crate::backend::{busy, milliseconds};
 use crate::connection::{Order, Own};
 use crate::error::{self, Failure};
 
@@ -114,7 +114,8 @@ impl Native {
         let seen = self.look(key, owner).await?;
         match (seen.ownership, taken) {
             (Ownership::Held, _) => Ok(Attempt::Granted(Grant::new(None))),
-            (_, Ok(Reply::Nil)) => Ok(Attempt::Busy(Busy::new(seen.holder))),
+            (Ownership::Absent, Ok(Reply::Nil)) => Ok(Attempt::Busy(Busy::default())),
+            (Ownership::Taken, Ok(Reply::Nil)) => Ok(Attempt::Busy(busy(request, seen.holder))),
             (_, Err(failure)) => Err(error::not_answered(failure)),
             (_, Ok(_)) => Err(error::senseless()),
         }

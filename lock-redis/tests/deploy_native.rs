@@ -16,7 +16,7 @@ use common::deploy::{Deployment, On, Pool};
 use common::*;
 use lock_core::{
     AcquireRequest, Attempt, BackendErrorKind, ForceRelease, LockBackend, LockError, LockKey,
-    Locks, Ownership, Renew,
+    Locks, LossReason, Ownership, Renew,
 };
 use lock_redis::RedisBackend;
 use lock_testkit::Gap;
@@ -405,6 +405,19 @@ async fn no_script_is_ever_sent() {
         );
     }
     guard.release().await.unwrap();
+    // Whether somebody else has it is told, also if nothing else is known of that.
+    let guard = locks.lock("k").acquire().await.unwrap();
+    let ticket = guard.into_ticket().await.unwrap();
+    for (command, why) in [
+        (&["SET", "k", "somebody's"][..], LossReason::Taken),
+        (&["DEL", "k"], LossReason::Absent),
+    ] {
+        server.cli(command);
+        match locks.resume(&ticket).await {
+            Err(LockError::Lost { reason, .. }) => assert_eq!(reason, why),
+            other => panic!("{other:?}"),
+        }
+    }
     let error = backend.force_release(&key("k")).await.unwrap_err();
     assert_eq!(error.kind(), BackendErrorKind::Unsupported, "{error}");
     let sent: Vec<_> = ["set", "delifeq"]

@@ -142,6 +142,35 @@ async fn a_lock_is_handed_over_to_another_process_once() {
     let error = there.resume(&lost).await.unwrap_err();
     assert!(matches!(error, LockError::Lost { .. }), "{error}");
     assert_eq!(next.release().await.unwrap(), Released::Released);
+
+    // Somebody has it of whom nothing is known: neither a label nor an end nor a token.
+    let lost = there.lock("k").acquire().await.unwrap();
+    let lost = lost.into_ticket().await.unwrap();
+    server.cli(&["FLUSHALL"]);
+    server.cli(&["SET", "k", "somebody's"]);
+    let error = there.resume(&lost).await.unwrap_err();
+    assert!(
+        matches!(
+            error,
+            LockError::Lost {
+                reason: LossReason::Taken,
+                ..
+            }
+        ),
+        "{error}"
+    );
+    server.cli(&["DEL", "k"]);
+    let error = there.resume(&lost).await.unwrap_err();
+    assert!(
+        matches!(
+            error,
+            LockError::Lost {
+                reason: LossReason::Absent,
+                ..
+            }
+        ),
+        "{error}"
+    );
 }
 
 #[tokio::test]

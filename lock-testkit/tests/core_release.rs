@@ -12,6 +12,8 @@ mod common_acquire;
 
 use std::cell::RefCell;
 use std::error::Error;
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
 use std::thread;
 use std::time::Duration;
 
@@ -575,6 +577,26 @@ fn a_runtime_that_ends_with_guards_and_waiters_neither_panics_nor_hangs() {
             );
         }
     }
+}
+
+#[test]
+fn outside_a_runtime_a_lock_is_given_back_in_the_background_and_not_prolonged() {
+    let backend = Scripted::honest();
+    let (runtime, bare) = (runtime(), Builder::new_current_thread().build().unwrap());
+    for in_a_runtime_without_timers in [false, true] {
+        let guard = runtime.block_on(lock(&backend).acquire()).unwrap();
+        let _entered = in_a_runtime_without_timers.then(|| bare.enter());
+        let mut context = Context::from_waker(Waker::noop());
+        let extended = pin!(guard.extend(SECOND)).poll(&mut context);
+        let renewed = pin!(guard.renew_for(SECOND)).poll(&mut context);
+        let released = pin!(guard.release()).poll(&mut context).map_ok(drop);
+        for poll in [extended, renewed, released] {
+            let is_refused = matches!(poll, Poll::Ready(Err(LockError::NoRuntime { .. })));
+            assert!(is_refused, "{poll:?}");
+        }
+        until_free(&backend);
+    }
+    assert_eq!(backend.calls_of(Op::Renew).len(), 0);
 }
 
 #[test]

@@ -131,7 +131,7 @@ impl Lease {
     }
 
     /// Passes the lease on to the next in line, or releases the entry; the caller waits for the answer, at most for one op
-    /// timeout.
+    /// timeout. Where the store's client cannot work, because there is no runtime, that is done in the background.
     pub(crate) async fn release(self: &Arc<Self>) -> Result<Released, LockError> {
         // Before the lease leaves the list: a shutdown finds it there, or this call under way.
         let call = Call::at(Arc::clone(self));
@@ -151,6 +151,13 @@ impl Lease {
                 });
             }
         };
+        if let Err(error) = self.store.renewer(&self.key) {
+            drop(
+                self.compensation(&self.renewer, latest)
+                    .with_spot(spot, self),
+            );
+            return Err(error);
+        }
         let call = async move {
             let lease = call.whose();
             let compensation = lease.compensation(&lease.renewer, latest);

@@ -41,6 +41,7 @@ impl Lease {
             });
         }
         self.check_held()?;
+        self.store.renewer(&self.key)?;
         let called = Moment::now();
         let operation = self.begin_operation().await?;
         self.check_held()?;
