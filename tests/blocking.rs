@@ -17,7 +17,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// On a client of their own, connected on their own thread, as another process has them.
 fn connect(url: String) -> blocking::Locks {
     blocking::Locks::connect(async move {
-        let backend = RedisBackend::connect(url).await?;
+        let builder = RedisBackend::builder(url).with_connect_timeout(PATIENCE);
+        let backend = builder.connect().await?;
         Ok(Locks::new(backend).with_prefix("tool:"))
     })
     .unwrap()

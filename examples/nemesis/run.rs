@@ -236,7 +236,8 @@ fn entries(server: &Mutex<RedisServer>) -> Vec<String> {
 
 /// In the end everything can be taken again, by others, with a fencing token above all others; then nothing is left.
 async fn take_all(url: &str, holds: &[Hold]) -> Vec<String> {
-    let backend = match RedisBackend::connect(url).await {
+    let builder = RedisBackend::builder(url).with_connect_timeout(PATIENCE);
+    let backend = match builder.connect().await {
         Ok(backend) => backend,
         Err(error) => return vec![error.to_string()],
     };

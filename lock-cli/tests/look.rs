@@ -43,11 +43,11 @@ fn a_watch_says_each_change_and_no_renewal() {
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let mut next = || lines.next().unwrap().unwrap();
     assert!(next().ends_with("  free"));
-    let tool = Tool::start(stage.run("--ttl 1s --label one", HOLD));
+    let tool = Tool::start(stage.run("--ttl 6s --label one", HOLD));
     stage.read("token");
     assert!(next().contains("  held by \"one\""));
     // Long enough for renewals.
-    std::thread::sleep(common::SECOND);
+    std::thread::sleep(3 * common::SECOND);
     tool.signal(Signal::TERM);
     tool.output();
     let line = next();

@@ -80,7 +80,7 @@ fn a_lock_that_somebody_removed_ends_the_command_at_the_next_renewal() {
 #[test]
 fn a_limit_of_the_hold_ends_the_command() {
     let stage = Stage::new();
-    let output = Tool::start(stage.run("--ttl 3s --hold-at-most 4s", POLITE)).output();
+    let output = Tool::start(stage.run("--ttl 6s --hold-at-most 7s", POLITE)).output();
     assert_eq!(output.status.code(), Some(79));
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(said.contains("--hold-at-most"), "{said}");
@@ -126,7 +126,7 @@ fn a_command_that_is_killed_ends_the_tool_and_frees_the_lock() {
 #[test]
 fn an_enforcer_that_is_killed_is_replaced() {
     let stage = Stage::new();
-    let tool = Tool::start(stage.run("--ttl 3s", STUBBORN));
+    let tool = Tool::start(stage.run("--ttl 9s", STUBBORN));
     stage.read("beat");
     let enforcer = |tool: &Tool| tool.enforcer(stage.pid("pid"));
     let first = enforcer(&tool).unwrap();
@@ -136,7 +136,7 @@ fn an_enforcer_that_is_killed_is_replaced() {
     });
     std::thread::sleep(SECOND / 2);
     tool.signal(Signal::KILL);
-    assert_over_before(&stage, now() + 3_000);
+    assert_over_before(&stage, now() + TTL);
 }
 
 #[test]
@@ -316,7 +316,7 @@ fn a_tool_that_is_a_containers_first_process_sees_its_command_end() {
     let stage = Stage::new();
     let script = "(trap '' TERM; echo $$ > sub; sleep 1000; sleep 1000) & sleep 1000 & exit 3";
     let mut tool = stage.tool([]);
-    let arguments = format!("run|--key|k|--ttl|1s|--|sh|-c|{script}");
+    let arguments = format!("run|--key|k|--ttl|6s|--|sh|-c|{script}");
     let mut first = std::process::Command::new(std::env::current_exe().unwrap());
     first
         .args(["--exact", "first_process", "--nocapture"])

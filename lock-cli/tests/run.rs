@@ -100,7 +100,7 @@ fn commands_under_one_key_run_one_after_the_other() {
 #[test]
 fn a_command_that_runs_longer_than_the_ttl_keeps_the_lock() {
     let stage = Stage::new();
-    let tool = Tool::start(stage.run("--ttl 1s", "echo $$ > pid; sleep 4; exit 6"));
+    let tool = Tool::start(stage.run("--ttl 6s", "echo $$ > pid; sleep 10; exit 6"));
     let pid = stage.pid("pid");
     while is_alive(pid) {
         let left = stage.server.cli(&["PTTL", "k"]).integer();
@@ -129,7 +129,7 @@ fn what_the_command_leaves_running_is_ended_before_the_lock_is_released() {
     let stage = Stage::new();
     let script = "(trap '' TERM; echo $$ > sub; sleep 100; sleep 100) & sleep 100 & echo $! > pid; \
         while ! [ -s sub ]; do sleep 0.01; done; exit 3";
-    assert_eq!(code(stage.run("--try --ttl 1s", script)), 3);
+    assert_eq!(code(stage.run("--try --ttl 6s", script)), 3);
     assert!(!is_alive(stage.pid("pid")));
     assert!(!stage.is_held());
 }

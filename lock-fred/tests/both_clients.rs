@@ -18,12 +18,15 @@ use lock_redis::RedisBackend;
 use lock_testkit::server::RedisServer;
 use tokio::task::JoinSet;
 
+/// As [`connected`], by the other client.
+async fn redis(server: &RedisServer) -> RedisBackend {
+    let builder = RedisBackend::builder(server.url()).with_connect_timeout(10 * SECOND);
+    builder.connect().await.unwrap()
+}
+
 /// Locks on lock-redis and on lock-fred, and the other way round.
 async fn both_ways(server: &RedisServer) -> [(Locks, Locks); 2] {
-    let redis = async || {
-        let backend = RedisBackend::connect(server.url()).await.unwrap();
-        Locks::new(backend).with_label("redis")
-    };
+    let redis = async || Locks::new(redis(server).await).with_label("redis");
     let fred = async || locks(server).await.with_label("fred");
     [(redis().await, fred().await), (fred().await, redis().await)]
 }
@@ -84,8 +87,7 @@ async fn a_release_of_one_wakes_the_waiters_of_the_other() {
 #[tokio::test]
 async fn what_one_takes_the_other_knows_renews_and_gives_up() {
     let server = RedisServer::start();
-    let redis = RedisBackend::connect(server.url()).await.unwrap();
-    let fred = Backend::connect(server.url()).await.unwrap();
+    let (redis, fred) = (redis(&server).await, connected(server.url()).await);
     for name in ["k", "{tag}k", "a}b"] {
         of_one_owner(&redis, &fred, &key(name)).await;
         of_one_owner(&fred, &redis, &key(name)).await;
@@ -97,9 +99,12 @@ async fn what_one_takes_the_other_knows_renews_and_gives_up() {
 #[tokio::test]
 async fn what_one_takes_on_a_cluster_the_other_knows_renews_and_gives_up() {
     let cluster = lock_testkit::server::RedisCluster::start();
-    let redis = RedisBackend::cluster(cluster.urls()).connect().await;
-    let fred = Backend::cluster(cluster.urls()).connect().await.unwrap();
-    let redis = redis.unwrap();
+    let redis = RedisBackend::cluster(cluster.urls()).with_connect_timeout(10 * SECOND);
+    let fred = patient(Backend::cluster(cluster.urls()));
+    let (redis, fred) = (
+        redis.connect().await.unwrap(),
+        fred.connect().await.unwrap(),
+    );
     for name in ["a", "b", "c", "d", "{tag}k"] {
         of_one_owner(&redis, &fred, &key(name)).await;
         of_one_owner(&fred, &redis, &key(name)).await;
@@ -113,7 +118,8 @@ async fn while_a_slot_moves_nothing_comes_between_asking_and_what_is_asked() {
     use lock_testkit::server::RedisCluster;
 
     let cluster = RedisCluster::start();
-    let backend = Backend::cluster(cluster.urls()).connect().await.unwrap();
+    let connecting = patient(Backend::cluster(cluster.urls())).connect();
+    let backend = connecting.await.unwrap();
     let slot = cluster.slot_of("{m}");
     let to = (cluster.master_of(slot) + 1) % 3;
     let moving = (0..4).map(|n| key(&format!("{{m}}:{n}")));

@@ -10,7 +10,7 @@
 mod common;
 
 use common::alone::{Alone, Kind};
-use common::{Backend, LEAST_RIGHTS, RIGHTS_TO_ASK};
+use common::{Backend, LEAST_RIGHTS, RIGHTS_TO_ASK, connected, patient};
 use lock_core::PassingOn;
 use lock_testkit::Gap;
 use lock_testkit::server::RedisOptions;
@@ -19,7 +19,7 @@ struct Plain;
 
 impl Kind for Plain {
     async fn client(url: &str) -> Backend {
-        Backend::connect(url).await.unwrap()
+        connected(url).await
     }
 }
 
@@ -42,7 +42,7 @@ impl Kind for LeastRights {
     async fn client(url: &str) -> Backend {
         let url = url.replace("redis://", "redis://locks:pw@");
         let url = format!("{url}?protocol=resp2");
-        Backend::connect(url).await.unwrap()
+        connected(url).await
     }
 }
 
@@ -60,7 +60,8 @@ impl Kind for KeepsData {
     }
 
     async fn client(url: &str) -> Backend {
-        let builder = Backend::builder(url).with_survives_restart(true);
+        let builder = patient(Backend::builder(url));
+        let builder = builder.with_survives_restart(true);
         builder.connect().await.unwrap()
     }
 }
@@ -75,7 +76,7 @@ impl Kind for WithoutPassingOn {
     const PASSING_ON: PassingOn = PassingOn::never();
 
     async fn client(url: &str) -> Backend {
-        Backend::connect(url).await.unwrap()
+        connected(url).await
     }
 }
 

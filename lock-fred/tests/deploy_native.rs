@@ -459,7 +459,7 @@ async fn a_missing_permission_is_named_at_the_first_use() {
     for (missing, others) in each_missing(rights) {
         server.add_user("locks", "pw", &others);
         for url in [url.clone(), format!("{url}?protocol=resp2")] {
-            let builder = FredBackend::builder(url).with_native_commands();
+            let builder = patient(FredBackend::builder(url)).with_native_commands();
             is_missed_at_the_first_use(missing, rights, builder.connect()).await;
             assert_eq!(server.cli(&["DBSIZE"]).integer(), 0, "{missing}");
         }

@@ -137,7 +137,7 @@ async fn the_right_to_wait_is_missed_by_name_at_the_first_use() {
     PAIRS.shared().primary.add_user("careful", "pw", &rights);
     let connect = async |user| {
         let url = PAIRS.shared().primary.url_for(user, "pw");
-        Backend::builder(url)
+        patient(Backend::builder(url))
             .with_replicas(1)
             .with_response_timeout(20 * SECOND)
             .connect()

@@ -147,6 +147,7 @@ async fn the_new_primary_behind_sentinel_is_found_after_the_old_one_was_killed()
     let primary = format!("rediss://{}", RedisSentinel::NAME);
     let builder = Backend::sentinel(sentinel.urls(), &primary);
     let builder = builder.with_certificates(trusting(&AUTHORITY.certificate()));
+    let builder = builder.with_connect_timeout(3 * SECOND);
     let backend = builder.connect().await.unwrap();
     let (key, mine) = (key("k"), owner());
     let first = take(&backend, &key, &mine).await;
@@ -191,7 +192,7 @@ async fn nodes_that_are_not_who_they_say_are_refused() {
     choose_provider();
     let stranger = Authority::new();
     let builder = Backend::cluster([CLUSTERS.shared().nodes[0].url()]);
-    let connecting = builder
+    let connecting = patient(builder)
         .with_certificates(trusting(&stranger.certificate()))
         .connect();
     let error = soon("a refusal", connecting).await.unwrap_err();
@@ -212,7 +213,7 @@ async fn nodes_that_are_not_who_they_say_are_refused() {
     let elsewhere = RedisOptions::new().with_tls(AUTHORITY.elsewhere());
     let cluster = RedisCluster::with(&elsewhere, 3, 0);
     let builder = Backend::cluster([cluster.nodes[0].url()]);
-    let connecting = builder
+    let connecting = patient(builder)
         .with_certificates(trusting(&AUTHORITY.certificate()))
         .connect();
     let error = soon("a refusal", connecting).await.unwrap_err();

@@ -8,7 +8,7 @@
 
 mod common;
 
-use common::{Backend, LEAST_RIGHTS, refusals};
+use common::{Backend, LEAST_RIGHTS, connected, patient, refusals};
 use lock_testkit::server::{Program, RedisOptions, RedisServer};
 
 fn options(limit: &str, policy: &str) -> RedisOptions {
@@ -31,7 +31,7 @@ async fn a_server_says_whether_it_may_evict_locks() {
     ] {
         let server = server(limit, policy);
         for url in [server.url(), format!("{}?protocol=resp2", server.url())] {
-            let backend = Backend::connect(url).await.unwrap();
+            let backend = connected(url).await;
             let answer = backend.may_evict().await.unwrap();
             assert_eq!(answer, Some(evicts), "{limit} {policy}");
         }
@@ -43,7 +43,7 @@ async fn who_must_not_ask_does_not_and_is_told_nothing() {
     let server = server("100mb", "allkeys-lru");
     for (user, more, answer) in [("least", "", None), ("more", " +info", Some(true))] {
         server.add_user(user, "pw", &format!("{LEAST_RIGHTS}{more}"));
-        let backend = Backend::connect(server.url_for(user, "pw")).await.unwrap();
+        let backend = connected(server.url_for(user, "pw")).await;
         assert_eq!(backend.may_evict().await.unwrap(), answer, "{user}");
     }
     assert_eq!(refusals(&server), Vec::<String>::new());
@@ -61,7 +61,7 @@ async fn valkey_says_it_too() {
         (server.url(), Some(true)),
         (server.url_for("least", "pw"), None),
     ] {
-        let backend = Backend::connect(url).await.unwrap();
+        let backend = connected(url).await;
         assert_eq!(backend.may_evict().await.unwrap(), answer);
     }
     assert_eq!(refusals(&server), Vec::<String>::new());
@@ -70,7 +70,7 @@ async fn valkey_says_it_too() {
 #[tokio::test]
 async fn without_scripts_it_is_not_known() {
     let server = server("100mb", "allkeys-lru");
-    let builder = Backend::builder(server.url()).with_native_commands();
+    let builder = patient(Backend::builder(server.url())).with_native_commands();
     let backend = builder.connect().await.unwrap();
     assert_eq!(backend.may_evict().await.unwrap(), None);
     assert_eq!(common::calls(&server, "evalsha"), 0);

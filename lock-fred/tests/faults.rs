@@ -19,7 +19,7 @@ use lock_testkit::server::{RedisOptions, RedisServer};
 #[tokio::test]
 async fn an_unreachable_server_is_a_transient_error() {
     let mut server = RedisServer::start();
-    let backend = Backend::connect(server.url()).await.unwrap();
+    let backend = connected(server.url()).await;
     let url = server.url();
     let (key, mine) = (key("k"), owner());
     server.stop();
@@ -123,7 +123,7 @@ async fn a_silent_connection_is_replaced_after_two_calls_without_an_answer() {
 async fn calls_that_their_caller_gave_up_count_as_unanswered() {
     let server = RedisServer::start();
     let proxy = Proxy::start(server.port()).await;
-    let backend = Backend::connect(proxy.url()).await.unwrap();
+    let backend = connected(proxy.url()).await;
     let (key, mine) = (key("k"), owner());
     take(&backend, &key, &mine).await;
     proxy.blackhole();
@@ -151,7 +151,7 @@ async fn a_killed_connection_costs_one_call_at_most() {
     let server = RedisServer::start();
     for protocol in ["resp2", "resp3"] {
         let url = format!("{}?protocol={protocol}", server.url());
-        let backend = Backend::connect(url).await.unwrap();
+        let backend = connected(url).await;
         let (key, mine) = (key(protocol), owner());
         take(&backend, &key, &mine).await;
         for _ in 0..5 {
@@ -169,7 +169,7 @@ async fn a_killed_connection_costs_one_call_at_most() {
 #[tokio::test]
 async fn resp3_notices_the_end_of_an_idle_connection() {
     let server = RedisServer::start();
-    let backend = Backend::connect(server.url()).await.unwrap();
+    let backend = connected(server.url()).await;
     assert!(server.cli(&["CLIENT", "LIST"]).text().contains("resp=3"));
     server.cli(&["CLIENT", "KILL", "TYPE", "normal"]);
     tokio::time::sleep(Duration::from_millis(200)).await;
@@ -223,7 +223,7 @@ fn a_backend_outlives_the_runtimes_that_it_was_used_on() {
 async fn a_server_that_became_a_replica_is_connected_to_anew() {
     let server = RedisServer::start();
     let proxy = Proxy::start(server.port()).await;
-    let backend = Backend::connect(proxy.url()).await.unwrap();
+    let backend = connected(proxy.url()).await;
     take(&backend, &key("a"), &owner()).await;
     let before = proxy.connections();
     server.cli(&["REPLICAOF", "127.0.0.1", "1"]);
@@ -245,7 +245,7 @@ async fn a_read_only_replica_is_a_transient_error() {
     let replica = RedisOptions::new()
         .with_args(["--replicaof", &format!("127.0.0.1 {}", primary.port())])
         .start();
-    let backend = Backend::connect(replica.url()).await.unwrap();
+    let backend = connected(replica.url()).await;
     let (key, mine) = (key("k"), owner());
     primary.cli(&["SET", "held", mine.expose()]);
     eventually("replication", async || {
@@ -301,7 +301,7 @@ async fn a_server_that_is_busy_with_a_script_is_a_transient_error() {
 #[tokio::test]
 async fn a_server_that_takes_no_writes_is_a_transient_error_and_keeps_nothing() {
     let server = RedisServer::start();
-    let backend = Backend::connect(server.url()).await.unwrap();
+    let backend = connected(server.url()).await;
     let (free, held, mine) = (key("free"), key("held"), owner());
     take(&backend, &held, &mine).await;
     let refused = async |code: &str| {

@@ -141,7 +141,8 @@ async fn locks_on_a_client_made_elsewhere_are_held_waited_for_and_released() {
     let server = RedisServer::start();
     let locks = async || Locks::new(Backend::from_client(client(&server.url()).await).unwrap());
     let (holder, other) = (locks().await, locks().await);
-    let guard = holder.lock("k").with_ttl(SECOND).acquire().await.unwrap();
+    let lock = holder.lock("k").with_ttl(2 * SECOND);
+    let guard = lock.with_op_timeout(SECOND).acquire().await.unwrap();
     // Nothing but a wake-up ends the wait.
     let waiter = other.lock("k").with_options(
         LockOptions::default()
@@ -156,7 +157,7 @@ async fn locks_on_a_client_made_elsewhere_are_held_waited_for_and_released() {
         calls(&server, "evalsha") >= before + 2
     })
     .await;
-    tokio::time::sleep(1500 * MS).await;
+    tokio::time::sleep(3 * SECOND).await;
     assert!(guard.is_held());
     assert_eq!(guard.release().await.unwrap(), Released::Released);
     let guard = soon("the waiter's turn", waiting.join_next()).await;

@@ -20,8 +20,9 @@ use tokio::time::sleep;
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lock_outlives_five_ttls_while_somebody_tries_to_get_it() {
     let server = RedisServer::start();
-    let ttl = 800 * MS;
+    let ttl = 2 * SECOND;
     let lock = locks(&server).await.lock("k").with_ttl(ttl);
+    let lock = lock.with_op_timeout(SECOND);
     let other = locks(&server).await.lock("k");
     let guard = lock.try_acquire().await.unwrap();
     server.cli(&["CONFIG", "RESETSTAT"]);
@@ -31,15 +32,15 @@ async fn a_lock_outlives_five_ttls_while_somebody_tries_to_get_it() {
         let error = other.try_acquire().await.unwrap_err();
         assert!(matches!(error, LockError::Busy { .. }), "{error}");
         let left = pttl(&server, "k");
-        assert!(0 < left && left <= 800, "PTTL {left} of 800");
+        assert!(0 < left && left <= 2000, "PTTL {left} of 2000");
         assert!(guard.is_held());
         samples += 1;
-        sleep(2 * MS).await;
+        sleep(10 * MS).await;
     }
     assert!(samples > 50, "{samples}");
     // A renewal is due at the latest after a third of the ttl, and the first one not before half of that.
     let renewals = calls(&server, "pexpire");
-    let most = 2 + start.elapsed().as_millis() as u64 / 240;
+    let most = 2 + start.elapsed().as_millis() as u64 / 600;
     assert!(5 < renewals && renewals <= most, "{renewals} of {most}");
     assert_eq!(guard.release().await.unwrap(), Released::Released);
     assert!(!exists(&server, "k"));
@@ -50,6 +51,7 @@ async fn a_script_cache_that_is_lost_all_the_time_loses_no_lock() {
     let server = Arc::new(RedisServer::start());
     let ttl = 1500 * MS;
     let locks = locks(&server).await.with_ttl(ttl);
+    let locks = locks.with_op_timeout(SECOND);
     let _flushes = Nuisance::commands(&server, MS, &["SCRIPT", "FLUSH"]);
     let guard = locks.lock("k").acquire().await.unwrap();
     let start = Moment::now();
@@ -67,6 +69,7 @@ async fn a_script_cache_that_is_lost_all_the_time_loses_no_lock() {
 async fn connections_that_are_killed_all_the_time_lose_no_lock() {
     let server = Arc::new(RedisServer::start());
     let locks = locks(&server).await.with_ttl(2 * SECOND);
+    let locks = locks.with_op_timeout(SECOND);
     let guard = locks.lock("k").acquire().await.unwrap();
     works(&locks.lock("warm")).await;
     let (tasks, files) = (LeakCheck::start(), open_files());
@@ -101,15 +104,11 @@ async fn connections_that_are_killed_all_the_time_lose_no_lock() {
 async fn a_lock_is_renewed_after_its_locks_and_backend_are_dropped() {
     let server = RedisServer::start();
     let guard = {
-        let locks = locks(&server).await;
-        locks
-            .lock("k")
-            .with_ttl(800 * MS)
-            .try_acquire()
-            .await
-            .unwrap()
+        let lock = locks(&server).await.lock("k").with_ttl(2 * SECOND);
+        let lock = lock.with_op_timeout(SECOND);
+        lock.try_acquire().await.unwrap()
     };
-    sleep(2 * SECOND).await;
+    sleep(5 * SECOND).await;
     assert!(guard.is_held() && exists(&server, "k"));
     assert_eq!(guard.release().await.unwrap(), Released::Released);
 }

@@ -23,7 +23,7 @@ async fn waiters(
     options: &LockOptions,
     count: usize,
 ) -> JoinSet<Result<u64, LockError>> {
-    let backend = Backend::connect(server.url()).await.unwrap();
+    let backend = connected(server.url()).await;
     waiters_of(&backend, server, options, count).await
 }
 
@@ -148,7 +148,7 @@ async fn a_counter_that_nothing_else_protects_counts_right() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn waiters_are_woken_although_their_subscription_is_cut_again_and_again() {
     let server = RedisServer::start();
-    let backend = Backend::connect(server.url()).await.unwrap();
+    let backend = connected(server.url()).await;
     let lock = locks(&server).await.lock("k").with_options(by_wakeups());
     for round in 0..4 {
         let guard = lock.try_acquire().await.unwrap();
@@ -171,7 +171,7 @@ async fn waiters_that_go_away_take_nobody_elses_turn() {
     let lock = locks(&server).await.lock("k").with_options(options.clone());
     let guard = lock.try_acquire().await.unwrap();
     let mut dropped = waiters(&server, &options, 10).await;
-    let impatient = waiters(&server, &options.clone().with_wait(SECOND), 10).await;
+    let impatient = waiters(&server, &options.clone().with_wait(3 * SECOND), 10).await;
     let patient = waiters(&server, &options, 10).await;
     dropped.abort_all();
     while dropped.join_next().await.is_some() {}
@@ -189,12 +189,13 @@ async fn waiters_that_go_away_take_nobody_elses_turn() {
 #[tokio::test]
 async fn a_waiter_notices_the_end_of_a_holder_that_died() {
     let server = RedisServer::start();
-    let ttl = 800 * MS;
+    let ttl = 2 * SECOND;
     let lock = locks(&server).await.lock("k");
     let start = Moment::now();
     let dead = lock
         .clone()
         .with_ttl(ttl)
+        .with_op_timeout(SECOND)
         .with_renewal(RenewalPolicy::never());
     let dead = dead.try_acquire().await.unwrap();
     std::mem::forget(dead);
@@ -366,7 +367,7 @@ async fn without_wakeups_waiters_poll_and_need_no_right_to_the_channel() {
     assert_eq!(server.cli(&command).text(), "OK");
     let url = format!("redis://locks:pw@127.0.0.1:{}", server.port());
     let client = async || {
-        let backend = Backend::connect(&url).await.unwrap().without_wakeups();
+        let backend = connected(&url).await.without_wakeups();
         Locks::new(backend).with_prefix("lock:")
     };
     let guard = client().await.lock("k").try_acquire().await.unwrap();

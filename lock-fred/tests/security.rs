@@ -40,7 +40,8 @@ async fn wrong_credentials_are_permanent_and_never_printed() {
         format!("redis://:{SECRET}-not@{host}?protocol=resp2"),
         format!("redis://{host}"),
     ] {
-        let error = Backend::connect(&url).await.unwrap_err();
+        let connecting = patient(Backend::builder(&url)).connect();
+        let error = connecting.await.unwrap_err();
         assert_eq!(error.kind(), BackendErrorKind::Permanent, "{error}");
         assert!(error.to_string().contains("credentials"), "{error}");
         assert!(!printed(&error).contains(SECRET), "{error:?}");
@@ -52,7 +53,7 @@ async fn wrong_credentials_are_permanent_and_never_printed() {
     };
     assert_eq!(error.kind(), BackendErrorKind::Permanent, "{error}");
 
-    let backend = Backend::connect(server.url()).await.unwrap();
+    let backend = connected(server.url()).await;
     take(&backend, &key("k"), &owner()).await;
     let shown = format!(
         "{backend:?} {:?} {:?}",
@@ -79,7 +80,7 @@ async fn names_and_passwords_of_any_characters_let_us_in() {
             encode(user),
             encode(password)
         );
-        let backend = Backend::connect(url).await.unwrap();
+        let backend = connected(url).await;
         round_trip(&backend).await;
         let wakeups = backend.wakeups().unwrap();
         wakeups.subscribe(&key("k"), None).await.unwrap();
@@ -99,7 +100,7 @@ async fn urls_of_valkey_and_of_sockets_say_the_same_as_others() {
     let sockets = ["unix", "redis+unix", "valkey+unix"];
     let sockets = sockets.map(|scheme| format!("{scheme}://{socket}?db=3&user=us%21er&pass=p%26w"));
     for url in urls.iter().chain(&sockets) {
-        let backend = Backend::connect(url).await.unwrap();
+        let backend = connected(url).await;
         let (key, mine) = (key("k"), owner());
         let mut wakeup = backend
             .wakeups()
@@ -136,7 +137,8 @@ async fn urls_of_valkey_and_of_sockets_say_the_same_as_others() {
         (format!("db=x&pass={SECRET}"), BackendErrorKind::Invalid),
     ] {
         let url = format!("unix://{socket}?{query}");
-        let error = Backend::connect(&url).await.unwrap_err();
+        let connecting = patient(Backend::builder(&url)).connect();
+        let error = connecting.await.unwrap_err();
         assert_eq!(error.kind(), kind, "{query}: {error}");
         assert!(!printed(&error).contains(SECRET), "{error:?}");
     }
@@ -257,7 +259,8 @@ async fn a_malformed_url_is_invalid_and_never_printed() {
         "rediss://:very-secret@host",
         "redis://h?protocol=very-secret",
     ] {
-        let error = Backend::connect(url).await.unwrap_err();
+        let connecting = patient(Backend::builder(url)).connect();
+        let error = connecting.await.unwrap_err();
         assert_eq!(error.kind(), BackendErrorKind::Invalid, "{url}: {error}");
         assert!(error.to_string().contains("redis://"), "{error}");
         assert!(!printed(&error).contains(SECRET), "{error:?}");
@@ -271,7 +274,7 @@ async fn a_channel_that_is_refused_is_never_subscribed_to_and_the_others_always_
     server.add_user("locks", "pw", "~* +@all resetchannels &lock:*");
     let url = server.url_for("locks", "pw");
     for url in [url.clone(), format!("{url}?protocol=resp2")] {
-        let backend = Backend::connect(url).await.unwrap();
+        let backend = connected(url).await;
         let wakeups = backend.wakeups().unwrap();
         for n in 0..300 {
             let name = n.to_string();
@@ -348,7 +351,7 @@ async fn the_documented_permissions_suffice() {
 
 async fn use_everything(urls: &[String]) {
     for url in urls {
-        let backend = Backend::connect(url).await.unwrap();
+        let backend = connected(url).await;
         for name in ["x", "{tag}x", "a}b"] {
             let (key, mine, heir) = (prefixed(name), owner(), owner());
             let mut wakeup = backend
@@ -380,16 +383,15 @@ async fn each_right_that_is_missing_is_named_at_the_first_use() {
         server.add_user("locks", "pw", &rights);
         let url = server.url_for("locks", "pw");
         for url in [url.clone(), format!("{url}?protocol=resp2")] {
-            is_missed_at_the_first_use(missing, LEAST_RIGHTS, Backend::connect(url)).await;
+            let connecting = patient(Backend::builder(url)).connect();
+            is_missed_at_the_first_use(missing, LEAST_RIGHTS, connecting).await;
             assert_eq!(server.cli(&["DBSIZE"]).integer(), 0, "{missing}");
         }
     }
     // The channels.
     let rights = LEAST_RIGHTS.replace(" &lock:*", "");
     server.add_user("locks", "pw", &rights);
-    let backend = Backend::connect(server.url_for("locks", "pw"))
-        .await
-        .unwrap();
+    let backend = connected(server.url_for("locks", "pw")).await;
     let error = attempt(&backend, &prefixed("x"), &owner())
         .await
         .unwrap_err();
@@ -403,14 +405,15 @@ async fn each_right_that_is_missing_is_named_at_the_first_use() {
 #[tokio::test]
 async fn a_missing_right_is_named_also_where_the_first_use_is_busy_or_a_hand_over() {
     let server = RedisServer::start();
-    let holder = Backend::connect(server.url()).await.unwrap();
+    let holder = connected(server.url()).await;
     let (key, mine, heir) = (prefixed("x"), owner(), owner());
     take(&holder, &key, &mine).await;
     for missing in ["del", "pexpire", "publish", "subscribe"] {
         let rights = LEAST_RIGHTS.replace(&format!("+{missing} "), "");
         server.add_user("locks", "pw", &rights);
         for from in [None, Some(&mine)] {
-            let backend = Backend::connect(server.url_for("locks", "pw"));
+            let builder = patient(Backend::builder(server.url_for("locks", "pw")));
+            let backend = builder.connect();
             let request = lock_core::AcquireRequest::new(&key, &heir, TTL).with_from(from);
             let attempt = backend.await.unwrap().try_acquire(request).await;
             let error = attempt.unwrap_err();
@@ -426,7 +429,7 @@ async fn a_missing_right_is_named_also_where_the_first_use_is_busy_or_a_hand_ove
 #[tokio::test]
 async fn without_wakeups_waiters_poll_and_releases_work_without_the_channel() {
     let (server, url) = restricted(&[&PATTERNS[..1], &COMMANDS].concat());
-    let backend = Backend::connect(&url).await.unwrap().without_wakeups();
+    let backend = connected(&url).await.without_wakeups();
     assert!(backend.wakeups().is_none() && !backend.capabilities().wakeups);
     let (key, mine) = (prefixed("x"), owner());
     take(&backend, &key, &mine).await;
@@ -438,7 +441,7 @@ async fn without_wakeups_waiters_poll_and_releases_work_without_the_channel() {
 #[tokio::test]
 async fn a_channel_that_is_refused_to_who_waits_is_named() {
     let (_server, url) = restricted(&[&PATTERNS[..1], &COMMANDS, &WAKING].concat());
-    let backend = Backend::connect(url).await.unwrap();
+    let backend = connected(url).await;
     let key = prefixed("x");
     let error = soon(
         "a refusal",
@@ -451,7 +454,7 @@ async fn a_channel_that_is_refused_to_who_waits_is_named() {
     assert!(error.to_string().contains(channel), "{error}");
     // The same without the commands.
     let (_server, url) = restricted(&[&PATTERNS[..], &COMMANDS].concat());
-    let backend = Backend::connect(url).await.unwrap();
+    let backend = connected(url).await;
     soon(
         "a refusal",
         backend.wakeups().unwrap().subscribe(&key, None),
@@ -465,7 +468,7 @@ async fn a_key_that_a_user_may_not_use_is_named_at_the_first_use_and_so_is_a_dat
     // A key outside the pattern, and one whose counter is: both are named.
     for (pattern, key) in [("~lock:*", key("x")), ("~lock:x", prefixed("x"))] {
         let (server, url) = restricted(&[&[pattern], &PATTERNS[1..], &COMMANDS, &WAKING].concat());
-        let backend = Backend::connect(url).await.unwrap();
+        let backend = connected(url).await;
         let mine = owner();
         let error = attempt(&backend, &key, &mine).await.unwrap_err();
         assert_eq!(error.kind(), BackendErrorKind::Permanent, "{error}");
@@ -477,7 +480,8 @@ async fn a_key_that_a_user_may_not_use_is_named_at_the_first_use_and_so_is_a_dat
     }
     // Another database than the first.
     let (_server, url) = restricted(&[&PATTERNS[..], &COMMANDS].concat());
-    let error = Backend::connect(format!("{url}/1")).await.unwrap_err();
+    let builder = patient(Backend::builder(format!("{url}/1")));
+    let error = builder.connect().await.unwrap_err();
     assert_eq!(error.kind(), BackendErrorKind::Permanent, "{error}");
     assert!(error.to_string().contains("'select'"), "{error}");
 }
@@ -485,7 +489,7 @@ async fn a_key_that_a_user_may_not_use_is_named_at_the_first_use_and_so_is_a_dat
 #[tokio::test]
 async fn a_lock_that_cannot_be_taken_back_is_of_unknown_outcome() {
     let (server, url) = restricted(&[&PATTERNS[..], &COMMANDS, &WAKING].concat());
-    let backend = Backend::connect(url).await.unwrap();
+    let backend = connected(url).await;
     take(&backend, &prefixed("a"), &owner()).await;
     server.cli(&["ACL", "SETUSER", "locks", "-del", "-time"]);
     let error = attempt(&backend, &prefixed("b"), &owner())
@@ -500,7 +504,7 @@ async fn a_server_without_scripts_is_named_and_shows_nothing_of_the_request() {
     let server = RedisOptions::new()
         .with_args(["--rename-command", "EVALSHA", ""])
         .start();
-    let backend = Backend::connect(server.url()).await.unwrap();
+    let backend = connected(server.url()).await;
     let mine = owner();
     let error = attempt(&backend, &key("k"), &mine).await.unwrap_err();
     assert_eq!(error.kind(), BackendErrorKind::Permanent, "{error}");
@@ -513,7 +517,7 @@ async fn a_server_that_does_not_know_hello_is_served_in_resp2() {
     let server = RedisOptions::new()
         .with_args(["--rename-command", "HELLO", ""])
         .start();
-    let backend = Backend::connect(server.url()).await.unwrap();
+    let backend = connected(server.url()).await;
     let (key, mine) = (key("k"), owner());
     let mut wakeup = backend
         .wakeups()

@@ -64,10 +64,10 @@ async fn who_must_not_ask_or_has_nothing_to_fear_is_not_warned() {
 async fn a_server_is_not_asked_for_nobody() {
     let _alone = ONE_AT_A_TIME.lock().await;
     let server = server("allkeys-lru");
-    Backend::connect(server.url()).await.unwrap();
+    connected(server.url()).await;
     let subscriber = tracing_subscriber::fmt().with_max_level(Level::ERROR);
     let listening = set_default(subscriber.finish());
-    Backend::connect(server.url()).await.unwrap();
+    connected(server.url()).await;
     drop(listening);
     assert_eq!(calls(&server, "evalsha"), 0);
 }
@@ -190,12 +190,16 @@ async fn nothing_secret_is_logged_at_any_level() {
     let mut server = RedisOptions::new().with_password(SECRET).start();
     let (log, listening) = Log::start(Level::TRACE);
     let wrong = format!("redis://:{SECRET}-not@127.0.0.1:{}", server.port());
-    Backend::connect(wrong).await.unwrap_err();
+    patient(Backend::builder(wrong))
+        .connect()
+        .await
+        .unwrap_err();
     let clients = [
-        Locks::new(Backend::connect(server.url()).await.unwrap()),
-        Locks::new(Backend::connect(server.url()).await.unwrap()),
+        Locks::new(connected(server.url()).await),
+        Locks::new(connected(server.url()).await),
     ];
-    let options = LockOptions::default().with_ttl(SECOND);
+    let options = LockOptions::default().with_ttl(3 * SECOND);
+    let options = options.with_op_timeout(SECOND);
     let [lock, other] = clients.map(|locks| locks.lock("k").with_options(options.clone()));
     let guard = lock.acquire().await.unwrap();
     let entry = server.cli(&["GET", "k"]).text();

@@ -19,7 +19,7 @@ use lock_testkit::server::{RedisOptions, RedisServer, Reply};
 #[tokio::test]
 async fn a_lock_is_taken_once_and_given_back() {
     let server = RedisServer::start();
-    let backend = Backend::connect(server.url()).await.unwrap();
+    let backend = connected(server.url()).await;
     let (key, mine, other) = (key("order:7"), owner(), owner());
     assert_eq!(backend.inspect(&key).await.unwrap(), None);
 
@@ -53,7 +53,7 @@ async fn a_lock_is_taken_once_and_given_back() {
 #[tokio::test]
 async fn a_lock_ends_with_its_ttl() {
     let server = RedisServer::start();
-    let backend = Backend::connect(server.url()).await.unwrap();
+    let backend = connected(server.url()).await;
     let (key, mine, other) = (key("k"), owner(), owner());
     let ttl = Duration::from_micros(50_500);
     granted(
@@ -88,7 +88,7 @@ async fn a_lock_ends_with_its_ttl() {
 #[tokio::test]
 async fn nobody_but_the_owner_renews_or_releases() {
     let server = RedisServer::start();
-    let backend = Backend::connect(server.url()).await.unwrap();
+    let backend = connected(server.url()).await;
     let key = key("k");
     let mine = owner();
     take(&backend, &key, &mine).await;
@@ -117,7 +117,7 @@ async fn nobody_but_the_owner_renews_or_releases() {
 #[tokio::test]
 async fn a_renewal_prolongs_and_shortens_only_when_told_to() {
     let server = RedisServer::start();
-    let backend = Backend::connect(server.url()).await.unwrap();
+    let backend = connected(server.url()).await;
     let (key, mine) = (key("k"), owner());
     take(&backend, &key, &mine).await;
     let seconds = Duration::from_secs;
@@ -157,7 +157,7 @@ async fn a_renewal_prolongs_and_shortens_only_when_told_to() {
 #[tokio::test]
 async fn a_copy_of_an_attempt_gets_the_same_grant_and_touches_nothing() {
     let server = RedisServer::start();
-    let backend = Backend::connect(server.url()).await.unwrap();
+    let backend = connected(server.url()).await;
     let (key, mine) = (key("k"), owner());
     for tokens in [1, 7, 64] {
         let request = AcquireRequest::new(&key, &mine, TTL).with_tokens(tokens);
@@ -198,7 +198,7 @@ async fn a_copy_of_an_attempt_gets_the_same_grant_and_touches_nothing() {
 #[tokio::test]
 async fn one_attempt_is_one_command_and_so_is_a_release() {
     let server = RedisServer::start();
-    let backend = Backend::connect(server.url()).await.unwrap();
+    let backend = connected(server.url()).await;
     let (key, mine) = (key("k"), owner());
     take(&backend, &key, &mine).await;
     backend.release(&key, &mine).await.unwrap();
@@ -225,7 +225,7 @@ async fn one_attempt_is_one_command_and_so_is_a_release() {
 #[tokio::test]
 async fn a_thousand_renewals_are_a_few_commands() {
     let server = RedisServer::start();
-    let backend = Backend::connect(server.url()).await.unwrap();
+    let backend = connected(server.url()).await;
     let keys: Vec<LockKey> = (0..1000).map(|n| key(&format!("k{n}"))).collect();
     let owners: Vec<Owner> = keys.iter().map(|_| owner()).collect();
     for (key, owner) in keys.iter().zip(&owners) {
@@ -267,7 +267,7 @@ async fn a_thousand_renewals_are_a_few_commands() {
 #[tokio::test]
 async fn a_lost_script_cache_is_not_noticed() {
     let server = RedisServer::start();
-    let backend = Backend::connect(server.url()).await.unwrap();
+    let backend = connected(server.url()).await;
     let (key, mine) = (key("k"), owner());
     let flush = || assert_eq!(server.cli(&["SCRIPT", "FLUSH"]).text(), "OK");
     for _ in 0..3 {
@@ -290,7 +290,7 @@ async fn a_lost_script_cache_is_not_noticed() {
 #[tokio::test]
 async fn a_hand_over_works_once() {
     let server = RedisServer::start();
-    let backend = Backend::connect(server.url()).await.unwrap();
+    let backend = connected(server.url()).await;
     let (key, old, new, late) = (key("k"), owner(), owner(), owner());
     let ttl = Duration::from_secs(100);
     let from_old = |to| {
@@ -321,7 +321,7 @@ async fn a_hand_over_works_once() {
 #[tokio::test]
 async fn a_key_of_another_type_is_a_conflict_and_left_alone() {
     let server = RedisServer::start();
-    let backend = Backend::connect(server.url()).await.unwrap();
+    let backend = connected(server.url()).await;
     let (key, mine, other) = (key("k"), owner(), owner());
     for (command, what) in [
         (["HSET", "k", "a", "b"].as_slice(), "a hash"),
@@ -358,7 +358,7 @@ async fn a_key_of_another_type_is_a_conflict_and_left_alone() {
 #[tokio::test]
 async fn a_value_of_others_is_busy_whatever_it_is() {
     let server = RedisServer::start();
-    let backend = Backend::connect(server.url()).await.unwrap();
+    let backend = connected(server.url()).await;
     let (key, mine) = (key("k"), owner());
     let huge = vec![b'x'; 10 << 20];
     let long_label = format!("{}:{}", "0".repeat(32), "x".repeat(129));
@@ -401,7 +401,7 @@ async fn a_value_of_others_is_busy_whatever_it_is() {
 #[tokio::test]
 async fn odd_keys_are_independent_locks() {
     let server = RedisServer::start();
-    let backend = Backend::connect(server.url()).await.unwrap();
+    let backend = connected(server.url()).await;
     let names = [
         "a",
         "ab",
@@ -441,10 +441,10 @@ async fn odd_keys_are_independent_locks() {
 async fn databases_of_one_server_are_independent() {
     let server = RedisServer::start();
     let (key, mine, theirs) = (key("k"), owner(), owner());
-    let zero = Backend::connect(server.url()).await.unwrap();
+    let zero = connected(server.url()).await;
     let three = format!("{}/3", server.url());
     for url in [three.clone(), format!("{three}?protocol=resp2")] {
-        let three = Backend::connect(url).await.unwrap();
+        let three = connected(url).await;
         take(&zero, &key, &mine).await;
         let wakeups = three.wakeups().unwrap();
         let mut wakeup = wakeups.subscribe(&key, None).await.unwrap();
@@ -462,6 +462,6 @@ async fn an_older_protocol_and_a_unix_socket_serve_too() {
     let resp2 = format!("{}?protocol=resp2", server.url());
     let unix = format!("redis+unix://{}", server.unix_socket().display());
     for url in [resp2, unix] {
-        round_trip(&Backend::connect(url).await.unwrap()).await;
+        round_trip(&connected(url).await).await;
     }
 }

@@ -32,7 +32,7 @@ const KEPT: Duration = Duration::from_secs(10);
 const HELD: usize = 200;
 
 /// Loss may be told so much later than the deadline on a loaded machine.
-const SLACK: Duration = SECOND;
+const SLACK: Duration = Duration::from_secs(2);
 
 /// A lock that is held when the primary is lost.
 struct Hold {
@@ -47,6 +47,12 @@ struct Outcome {
     lost: Option<(Instant, LossReason, Duration)>,
     /// When the waiter had it.
     granted: Instant,
+}
+
+/// Connects, for which a loaded machine takes its time, and is as quick afterwards as by default to leave who is silent.
+async fn in_time(builder: BackendBuilder) -> Backend {
+    let builder = builder.with_connect_timeout(3 * SECOND);
+    builder.connect().await.unwrap()
 }
 
 /// Takes the first half of `names`, lets the replica have them, cuts it off, and takes the second half.
@@ -212,8 +218,8 @@ fn report(what: &str, killed: Instant, failover: Duration, outcomes: &[Outcome])
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_failover_by_sentinels_with_200_locks_held_and_waited_for() {
     let mut sentinel = RedisSentinel::start();
-    let connect = || Backend::sentinel(sentinel.urls(), RedisSentinel::NAME).connect();
-    let (ours, theirs) = (connect().await.unwrap(), connect().await.unwrap());
+    let connect = || in_time(Backend::sentinel(sentinel.urls(), RedisSentinel::NAME));
+    let (ours, theirs) = (connect().await, connect().await);
     let (ours, theirs) = (Locks::new(ours), Locks::new(theirs));
     let names: Vec<_> = (0..HELD).map(|n| format!("lock:{n}")).collect();
     let before = sentinel.primary_index();
@@ -241,8 +247,8 @@ async fn a_failover_in_a_cluster_with_200_locks_held_and_waited_for() {
     use lock_testkit::server::RedisCluster;
 
     let mut cluster = RedisCluster::start_with_replicas();
-    let connect = || Backend::cluster(cluster.urls()).connect();
-    let (ours, theirs) = (connect().await.unwrap(), connect().await.unwrap());
+    let connect = || in_time(Backend::cluster(cluster.urls()));
+    let (ours, theirs) = (connect().await, connect().await);
     let (ours, theirs) = (Locks::new(ours), Locks::new(theirs));
     // All at one master.
     let slot = cluster.slot_of("lock");

@@ -45,7 +45,7 @@ impl Deployment for Sentinel {
     }
 
     async fn client(urls: Vec<String>) -> Backend {
-        let builder = Backend::sentinel(urls, RedisSentinel::NAME);
+        let builder = patient(Backend::sentinel(urls, RedisSentinel::NAME));
         let builder = builder.with_survives_restart(true);
         builder.connect().await.unwrap()
     }
@@ -59,6 +59,7 @@ mod conformance {
 async fn the_new_primary_is_found_after_the_old_one_was_killed() {
     let mut sentinel = RedisSentinel::start();
     let backend = Backend::sentinel(sentinel.urls(), RedisSentinel::NAME)
+        .with_connect_timeout(3 * SECOND)
         .connect()
         .await
         .unwrap();
@@ -99,6 +100,7 @@ async fn the_new_primary_is_found_after_the_old_one_was_killed() {
 async fn a_primary_that_becomes_a_replica_while_it_is_connected_to_is_left() {
     let sentinel = RedisSentinel::start();
     let backend = Backend::sentinel(sentinel.urls(), RedisSentinel::NAME)
+        .with_connect_timeout(3 * SECOND)
         .connect()
         .await
         .unwrap();
@@ -133,7 +135,7 @@ async fn sentinels_that_are_down_or_silent_keep_nobody_from_the_primary() {
     let mut sentinel = RedisSentinel::start();
     sentinel.sentinels[0].stop();
     sentinel.sentinels[1].pause();
-    let connecting = Backend::sentinel(sentinel.urls(), RedisSentinel::NAME).connect();
+    let connecting = patient(Backend::sentinel(sentinel.urls(), RedisSentinel::NAME)).connect();
     let backend = soon("a connection", connecting).await.unwrap();
     take(&backend, &key("k"), &owner()).await;
     sentinel.sentinels[1].resume();
@@ -142,7 +144,7 @@ async fn sentinels_that_are_down_or_silent_keep_nobody_from_the_primary() {
 #[tokio::test]
 async fn what_is_wrong_is_told_and_no_password_with_it() {
     let sentinel = SENTINELS.shared();
-    let error = Backend::sentinel(sentinel.urls(), "somebody-else")
+    let error = patient(Backend::sentinel(sentinel.urls(), "somebody-else"))
         .connect()
         .await
         .unwrap_err();
@@ -155,7 +157,7 @@ async fn what_is_wrong_is_told_and_no_password_with_it() {
     );
 
     let primary = format!("redis://nobody:very-secret@{}", RedisSentinel::NAME);
-    let error = Backend::sentinel(sentinel.urls(), primary)
+    let error = patient(Backend::sentinel(sentinel.urls(), primary))
         .connect()
         .await
         .unwrap_err();
@@ -186,7 +188,7 @@ async fn a_user_and_a_database_of_the_primary_are_used() {
     let primary = SENTINELS.shared().primary();
     primary.add_user("sentinel-user", "pw", "~lock:* &lock:* +@all -role");
     let url = format!("redis://sentinel-user:pw@{}/3", RedisSentinel::NAME);
-    let backend = Backend::sentinel(SENTINELS.shared().urls(), url)
+    let backend = patient(Backend::sentinel(SENTINELS.shared().urls(), url))
         .connect()
         .await
         .unwrap();
@@ -224,7 +226,7 @@ async fn sentinels_that_want_a_password_get_theirs_and_the_primary_its_own() {
     let asking = sentinel.sentinels.iter();
     let asking = asking.map(|one| one.url_for("asks", "asks-secret"));
     for sentinels in [sentinel.urls(), asking.collect()] {
-        let backend = Backend::sentinel(sentinels, &primary).connect();
+        let backend = patient(Backend::sentinel(sentinels, &primary)).connect();
         let (backend, mine) = (backend.await.unwrap(), owner());
         let key = LockKey::with_prefix("lock:", "k").unwrap();
         let wakeups = backend.wakeups().unwrap();
@@ -245,7 +247,7 @@ async fn sentinels_that_want_a_password_get_theirs_and_the_primary_its_own() {
         wrong(":very-secret@"),
         wrong("asks:sentinel-secret@"),
     ] {
-        let connecting = Backend::sentinel(sentinels, &primary).connect();
+        let connecting = patient(Backend::sentinel(sentinels, &primary)).connect();
         let error = soon("a refusal", connecting).await.unwrap_err();
         assert_eq!(error.kind(), BackendErrorKind::Permanent, "{error}");
         assert!(error.to_string().contains("credentials"), "{error}");
@@ -257,6 +259,7 @@ async fn sentinels_that_want_a_password_get_theirs_and_the_primary_its_own() {
 async fn a_primary_that_falls_silent_is_left_for_its_successor() {
     let sentinel = RedisSentinel::start();
     let backend = Backend::sentinel(sentinel.urls(), RedisSentinel::NAME)
+        .with_connect_timeout(3 * SECOND)
         .connect()
         .await
         .unwrap();

@@ -60,7 +60,7 @@ async fn a_server_that_is_not_who_it_says_is_refused() {
         let server = options(identity).start();
         let builder =
             Backend::builder(server.url()).with_certificates(trusting(&authority.certificate()));
-        let error = builder.connect().await.unwrap_err();
+        let error = patient(builder).connect().await.unwrap_err();
         assert_eq!(error.kind(), BackendErrorKind::Permanent, "{error}");
         assert!(error.to_string().contains(reason), "{reason}: {error}");
         assert!(!format!("{error:?}").contains(":pw@"), "{error:?}");
@@ -102,7 +102,10 @@ async fn who_shows_no_certificate_is_not_let_in_where_one_is_wanted() {
     let server = server.start();
     let builder = Backend::builder(server.url());
     let ours = showing(&AUTHORITY.localhost(), &AUTHORITY);
-    let backend = builder.clone().with_certificates(ours).connect().await;
+    let backend = patient(builder.clone())
+        .with_certificates(ours)
+        .connect()
+        .await;
     round_trip(&backend.unwrap()).await;
     let strangers = showing(&Authority::new().localhost(), &AUTHORITY);
     for certificates in [trusting(&AUTHORITY.certificate()), strangers] {

@@ -24,7 +24,7 @@ impl Kind for Valkey {
     }
 
     async fn client(url: &str) -> Backend {
-        Backend::connect(url).await.unwrap()
+        connected(url).await
     }
 }
 

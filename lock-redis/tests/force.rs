@@ -8,7 +8,7 @@
 
 mod common;
 
-use common::{Backend, SECOND, TTL, eventually, key, locks, token};
+use common::{SECOND, TTL, connected, eventually, key, locks, token};
 use lock_core::{BackendErrorKind, ForceRelease, LossReason, RenewalPolicy};
 use lock_testkit::server::RedisServer;
 use tokio::runtime::Handle;
@@ -18,7 +18,7 @@ use tokio::time::timeout;
 async fn a_lock_that_was_taken_by_force_is_free_and_its_holder_is_fenced_and_told() {
     let server = RedisServer::start();
     let (holder, other) = (locks(&server).await, locks(&server).await);
-    let operator = Backend::connect(server.url()).await.unwrap();
+    let operator = connected(server.url()).await;
     let lock = holder.lock("k").with_label("web-1").with_ttl(3 * SECOND);
     let guard = lock.acquire().await.unwrap();
 
@@ -45,7 +45,7 @@ async fn a_lock_that_was_taken_by_force_is_free_and_its_holder_is_fenced_and_tol
 async fn a_waiter_is_woken_by_force() {
     let server = RedisServer::start();
     let (holder, waiter) = (locks(&server).await, locks(&server).await);
-    let operator = Backend::connect(server.url()).await.unwrap();
+    let operator = connected(server.url()).await;
     let unrenewed = holder.lock("k").with_renewal(RenewalPolicy::never());
     let guard = unrenewed.with_ttl(TTL * 10).acquire().await.unwrap();
     let waiting = Handle::current()
@@ -67,7 +67,7 @@ async fn a_waiter_is_woken_by_force() {
 #[tokio::test]
 async fn what_others_wrote_is_released_too_but_another_type_is_a_conflict() {
     let server = RedisServer::start();
-    let operator = Backend::connect(server.url()).await.unwrap();
+    let operator = connected(server.url()).await;
     server.cli_bytes(&[b"SET", b"k", b"\xff\x00raw"]);
     let forced = operator.force_release(&key("k")).await.unwrap().unwrap();
     assert_eq!((forced.holder.label, forced.holder.remaining), (None, None));

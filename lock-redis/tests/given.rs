@@ -19,9 +19,7 @@ use tokio::time::sleep;
 async fn connections_made_elsewhere_serve_too() {
     let server = RedisServer::start();
     let client = Client::open(server.url()).unwrap();
-    let multiplexed =
-        Backend::from_connection(client.get_multiplexed_async_connection().await.unwrap());
-    let managed = Backend::from_manager(client.get_connection_manager().await.unwrap());
+    let (managed, multiplexed) = (managed(&client).await, multiplexed(&client).await);
     let own = Backend::from_client(client);
     for backend in [&multiplexed, &managed, &own] {
         round_trip(backend).await;
@@ -35,13 +33,13 @@ async fn connections_made_elsewhere_serve_too() {
 async fn locks_on_a_connection_made_elsewhere_are_held_waited_for_and_released() {
     let server = RedisServer::start();
     let client = Client::open(server.url()).unwrap();
-    let managed = Backend::from_manager(client.get_connection_manager().await.unwrap());
-    let given = Backend::from_connection(client.get_multiplexed_async_connection().await.unwrap());
-    let (managed, given) = (Locks::new(managed), Locks::new(given));
-    let guard = managed.lock("k").with_ttl(SECOND).acquire().await.unwrap();
+    let managed = Locks::new(managed(&client).await);
+    let given = Locks::new(multiplexed(&client).await);
+    let lock = managed.lock("k").with_ttl(2 * SECOND);
+    let guard = lock.with_op_timeout(SECOND).acquire().await.unwrap();
     let waiter = given.lock("k");
     let release = async {
-        sleep(1500 * MS).await;
+        sleep(3 * SECOND).await;
         assert!(guard.is_held());
         assert_eq!(guard.release().await.unwrap(), Released::Released);
     };
@@ -57,13 +55,9 @@ async fn locks_on_a_connection_made_elsewhere_are_held_waited_for_and_released()
 async fn a_hundred_who_wait_over_one_connection_do_not_hold_up_its_releases() {
     let server = RedisServer::start();
     let client = Client::open(server.url()).unwrap();
-    // The client's own are for machines that are not loaded.
-    let patient = AsyncConnectionConfig::new()
-        .set_connection_timeout(Some(PATIENCE))
-        .set_response_timeout(Some(PATIENCE));
-    let connecting = client.get_multiplexed_async_connection_with_config(&patient);
-    let one = Backend::from_connection(connecting.await.unwrap());
-    let lock = Locks::new(one).lock("k").with_ttl(LASTING);
+    let lock = Locks::new(multiplexed(&client).await)
+        .lock("k")
+        .with_ttl(LASTING);
     let guard = lock.acquire().await.unwrap();
     let mut waiters = JoinSet::new();
     for _ in 0..100 {
@@ -90,7 +84,24 @@ async fn a_client_made_elsewhere_brings_its_own_certificates() {
     round_trip(&Backend::from_client(client)).await;
 }
 
+/// For which the client's own timeouts do not do: they are for machines that are not loaded.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+async fn managed(client: &Client) -> Backend {
+    let config = ConnectionManagerConfig::new()
+        .set_connection_timeout(Some(PATIENCE))
+        .set_response_timeout(Some(PATIENCE));
+    let manager = client.get_connection_manager_with_config(config);
+    Backend::from_manager(manager.await.unwrap())
+}
+
+async fn multiplexed(client: &Client) -> Backend {
+    let config = AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(PATIENCE))
+        .set_response_timeout(Some(PATIENCE));
+    let connection = client.get_multiplexed_async_connection_with_config(&config);
+    Backend::from_connection(connection.await.unwrap())
+}
 
 struct Managed;
 
@@ -98,13 +109,7 @@ impl Kind for Managed {
     const GAPS: &'static [Gap] = &[Gap::Order, Gap::SurvivesRestart, Gap::Wakeups];
 
     async fn client(url: &str) -> Backend {
-        // The client's own are for machines that are not loaded.
-        let config = ConnectionManagerConfig::new()
-            .set_connection_timeout(Some(PATIENCE))
-            .set_response_timeout(Some(PATIENCE));
-        let client = Client::open(url).unwrap();
-        let manager = client.get_connection_manager_with_config(config);
-        Backend::from_manager(manager.await.unwrap())
+        managed(&Client::open(url).unwrap()).await
     }
 }
 
@@ -126,12 +131,7 @@ impl Kind for Multiplexed {
     ];
 
     async fn client(url: &str) -> Backend {
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(PATIENCE))
-            .set_response_timeout(Some(PATIENCE));
-        let client = Client::open(url).unwrap();
-        let connection = client.get_multiplexed_async_connection_with_config(&config);
-        Backend::from_connection(connection.await.unwrap())
+        multiplexed(&Client::open(url).unwrap()).await
     }
 }
 

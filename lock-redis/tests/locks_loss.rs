@@ -13,18 +13,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use common::*;
-use lock_core::{LockError, LockGuard, LossReason, Moment, Released};
+use lock_core::{LockError, LockGuard, LockOptions, LossReason, Moment, Released};
 use lock_testkit::server::{RedisServer, Reply};
 use tokio::runtime::Handle;
 use tokio::time::sleep;
 
 /// How late a signal may be on a busy machine.
-const LATE: Duration = Duration::from_millis(500);
+const LATE: Duration = Duration::from_secs(2);
 
 /// Holds a lock, lets `happen` happen to the server, and sees the loss told with `reason` and nothing sent any more.
 async fn is_lost_by(happen: &[&[&str]], reason: LossReason) -> (RedisServer, LockGuard) {
     let server = RedisServer::start();
-    let lock = locks(&server).await.lock("k").with_ttl(3 * SECOND);
+    let lock = locks(&server).await.lock("k").with_ttl(6 * SECOND);
     let guard = lock.try_acquire().await.unwrap();
     let handle = guard.loss();
     let elsewhere = Handle::current().spawn(async move { handle.lost().await });
@@ -40,7 +40,7 @@ async fn is_lost_by(happen: &[&[&str]], reason: LossReason) -> (RedisServer, Loc
     assert_eq!(soon("the loss", guard.lost()).await, reason);
     // A third of the ttl and one op timeout.
     let took = start.elapsed();
-    assert!(took <= SECOND + 600 * MS + LATE, "told after {took:?}");
+    assert!(took <= 3200 * MS + LATE, "told after {took:?}");
     assert!(!guard.is_held() && guard.remaining().is_zero());
     assert_eq!(guard.lost().await, reason, "after the fact");
     assert_eq!(elsewhere.await.unwrap(), reason, "in another task");
@@ -56,7 +56,7 @@ async fn is_lost_by(happen: &[&[&str]], reason: LossReason) -> (RedisServer, Loc
         assert!(matches!(error, LockError::Lost { .. }), "{error}");
     }
     server.cli(&["CONFIG", "RESETSTAT"]);
-    sleep(1200 * MS).await;
+    sleep(2200 * MS).await;
     assert_eq!(
         (calls(&server, "evalsha"), calls(&server, "pexpire")),
         (0, 0),
@@ -113,9 +113,11 @@ async fn a_lock_that_others_took_is_lost_and_theirs_is_left_alone() {
 #[tokio::test]
 async fn who_lost_a_lock_can_take_it_again_while_the_old_guard_lives() {
     let server = RedisServer::start();
-    let lock = locks(&server).await.lock("k").with_ttl(800 * MS);
+    let options = LockOptions::default().with_ttl(3 * SECOND);
+    let options = options.with_op_timeout(SECOND);
+    let lock = locks(&server).await.lock("k").with_options(options.clone());
     // In its own process as soon as it knows, and in another at once.
-    let other = locks(&server).await.lock("k").with_ttl(800 * MS);
+    let other = locks(&server).await.lock("k").with_options(options);
     for (next, reason) in [(&lock, LossReason::Absent), (&other, LossReason::Taken)] {
         let old = lock.try_acquire().await.unwrap();
         server.cli(&["DEL", "k"]);
@@ -146,8 +148,9 @@ async fn lost_by_its_deadline(guard: &LockGuard) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn while_the_server_hangs_a_lock_is_lost_at_its_deadline() {
     let server = RedisServer::start();
-    let ttl = SECOND;
+    let (ttl, op) = (2 * SECOND, SECOND);
     let lock = locks(&server).await.lock("k").with_ttl(ttl);
+    let lock = lock.with_op_timeout(op);
     let waiter = locks(&server).await.lock("k").with_ttl(10 * SECOND);
     let guard = lock.try_acquire().await.unwrap();
     let before = token(&guard);
@@ -160,18 +163,14 @@ async fn while_the_server_hangs_a_lock_is_lost_at_its_deadline() {
     let start = Moment::now();
     let error = guard.release().await.unwrap_err();
     assert!(matches!(error, LockError::Unknown { .. }), "{error}");
-    assert!(start.elapsed() < ttl / 5 + LATE, "{:?}", start.elapsed());
+    assert!(start.elapsed() < op + LATE, "{:?}", start.elapsed());
     let start = Moment::now();
     let error = lock.try_acquire().await.unwrap_err();
     assert!(
         matches!(error, LockError::Unknown { .. } | LockError::Backend { .. }),
         "{error}"
     );
-    assert!(
-        start.elapsed() < 2 * ttl / 5 + LATE,
-        "{:?}",
-        start.elapsed()
-    );
+    assert!(start.elapsed() < 2 * op + LATE, "{:?}", start.elapsed());
     sleep(ttl).await;
     server.resume();
     let guard = soon("the waiter's turn", waiting).await.unwrap().unwrap();
@@ -193,20 +192,21 @@ async fn a_pause_is_survived_by_a_long_ttl_and_not_by_a_short_one() {
 async fn hold_through_a_pause(mode: &str) {
     let server = RedisServer::start();
     let locks = locks(&server).await;
-    let short = locks.lock("short").with_ttl(SECOND);
+    let short = locks.lock("short").with_ttl(2 * SECOND);
+    let short = short.with_op_timeout(SECOND);
     let long = locks.lock("long").with_ttl(10 * SECOND);
-    let (short, long) = (
+    let (held, long) = (
         short.try_acquire().await.unwrap(),
         long.try_acquire().await.unwrap(),
     );
-    server.cli(&["CLIENT", "PAUSE", "3000", mode]);
+    server.cli(&["CLIENT", "PAUSE", "4000", mode]);
     sleep(50 * MS).await;
-    lost_by_its_deadline(&short).await;
-    let again = locks.lock("short").with_ttl(SECOND).acquire().await;
+    lost_by_its_deadline(&held).await;
+    let again = short.acquire().await;
     let again = again.unwrap_or_else(|error| panic!("{mode}: {error}"));
-    assert!(token(&again) > token(&short));
+    assert!(token(&again) > token(&held));
     assert!(long.is_held());
-    drop(short);
+    drop(held);
     assert_eq!(again.release().await.unwrap(), Released::Released);
     sleep(SECOND).await;
     assert!(long.is_held());
@@ -217,6 +217,7 @@ async fn hold_through_a_pause(mode: &str) {
 async fn a_server_that_comes_back_empty_gives_the_lock_to_the_next_with_a_greater_token() {
     let mut server = RedisServer::start();
     let a = locks(&server).await.lock("k").with_ttl(2 * SECOND);
+    let a = a.with_op_timeout(SECOND);
     let b = locks(&server).await.lock("k");
     let guard = a.try_acquire().await.unwrap();
     let waiting = Handle::current().spawn(async move { b.acquire().await });
@@ -252,7 +253,7 @@ async fn with_stops_its_body_when_the_lock_is_deleted() {
         }
     }
     let server = RedisServer::start();
-    let locks = locks(&server).await.with_ttl(SECOND);
+    let locks = locks(&server).await.with_ttl(6 * SECOND);
     let stopped = Arc::new(AtomicBool::new(false));
     let body = locks.with("k", async |_| {
         let _here = Dropped(Arc::clone(&stopped));

@@ -18,7 +18,7 @@ use lock_testkit::server::RedisServer;
 
 async fn start() -> (RedisServer, Backend, Arc<dyn Wakeups>) {
     let server = RedisServer::start();
-    let backend = Backend::connect(server.url()).await.unwrap();
+    let backend = connected(server.url()).await;
     let wakeups = backend.wakeups().unwrap();
     (server, backend, wakeups)
 }
@@ -119,9 +119,7 @@ async fn dropping_the_backend_closes_its_connections() {
 async fn a_lost_connection_wakes_everybody_and_is_made_again() {
     for protocol in ["resp2", "resp3"] {
         let server = RedisServer::start();
-        let backend = Backend::connect(format!("{}?protocol={protocol}", server.url()))
-            .await
-            .unwrap();
+        let backend = connected(format!("{}?protocol={protocol}", server.url())).await;
         let wakeups = backend.wakeups().unwrap();
         let mut waiting = Vec::new();
         for n in 0..20 {
@@ -223,8 +221,8 @@ fn waiters_survive_the_runtime_that_their_subscription_ran_on() {
 async fn a_silent_connection_is_replaced_and_everybody_woken() {
     let server = RedisServer::start();
     let proxy = Proxy::start(server.port()).await;
-    let backend = Backend::builder(proxy.url())
-        .with_response_timeout(Duration::from_millis(200))
+    let backend = patient(Backend::builder(proxy.url()))
+        .with_response_timeout(SECOND)
         .connect()
         .await
         .unwrap();
@@ -252,7 +250,7 @@ async fn a_subscription_lasts_as_long_as_its_connection_does() {
             clients.split(' ').next().unwrap().to_owned()
         };
         let url = format!("{}{protocol}", server.url());
-        let backend = Backend::connect(url).await.unwrap();
+        let backend = common::connected(url).await;
         let wakeups = backend.wakeups().unwrap();
         let mut wakeup = wakeups.subscribe(&key("k"), None).await.unwrap();
         let first = connected();
@@ -267,7 +265,7 @@ async fn a_subscription_lasts_as_long_as_its_connection_does() {
 #[tokio::test]
 async fn no_more_subscribe_than_may_and_who_goes_makes_room() {
     let server = RedisServer::start();
-    let builder = Backend::builder(server.url()).with_subscriptions_at_most(2);
+    let builder = patient(Backend::builder(server.url())).with_subscriptions_at_most(2);
     let backend = builder.connect().await.unwrap();
     let wakeups = backend.wakeups().unwrap();
     let first = wakeups.subscribe(&key("a"), None).await.unwrap();
@@ -297,7 +295,7 @@ async fn no_more_subscribe_than_may_and_who_goes_makes_room() {
     released.unwrap();
     next.unwrap().release().await.unwrap();
     drop((second, third));
-    let dead = Backend::builder(server.url()).with_subscriptions_at_most(0);
+    let dead = patient(Backend::builder(server.url())).with_subscriptions_at_most(0);
     let dead = dead.connect().await.unwrap();
     dead.wakeups()
         .unwrap()

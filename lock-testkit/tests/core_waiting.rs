@@ -340,9 +340,13 @@ async fn a_storm_of_wake_ups_makes_no_storm_of_attempts() {
     let (answer, took) = timed(lock.acquire()).await;
     storm.abort();
     assert!(answer.unwrap_err().is_busy());
-    assert!(is_about(took, 100 * MS), "{took:?}");
+    // In real time, which a busy machine may stretch.
+    assert!((50 * MS..10 * SECOND).contains(&took), "{took:?}");
     let attempts = backend.calls_of(Op::Acquire).len();
-    assert!(attempts <= 120, "{attempts}");
+    assert!(
+        attempts as u128 <= took.as_millis() + 20,
+        "{attempts} in {took:?}"
+    );
 }
 
 #[tokio::test(start_paused = true)]

@@ -105,10 +105,15 @@ pub async fn is_missed_at_the_first_use(
 
 /// Locks on a client of their own, as another process has them.
 pub async fn locks(server: &RedisServer) -> Locks {
-    Locks::new(Backend::connect(server.url()).await.unwrap())
+    Locks::new(connected(server.url()).await)
 }
 
-/// For a test that only wants to be connected: on a loaded machine that takes its time.
+/// A client of the server at `url`, for a test that is not about connecting.
+pub async fn connected(url: impl AsRef<str>) -> Backend {
+    patient(Backend::builder(url)).connect().await.unwrap()
+}
+
+/// For a test that only wants to be connected: on a loaded machine that takes its time, and by default there is a second.
 pub fn patient(builder: BackendBuilder) -> BackendBuilder {
     builder.with_connect_timeout(10 * SECOND)
 }

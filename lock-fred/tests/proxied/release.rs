@@ -35,7 +35,7 @@ async fn a_release_whose_reply_is_lost_is_unknown_and_leaves_the_next_holder_alo
 #[tokio::test]
 async fn a_second_release_after_a_lost_reply_finds_nothing() {
     let (_server, proxy, _) = set_up().await;
-    let backend = Backend::connect(proxy.url()).await.unwrap();
+    let backend = connected(proxy.url()).await;
     let (key, mine) = (key("k"), owner());
     take(&backend, &key, &mine).await;
     let _ = proxy

@@ -95,7 +95,7 @@ async fn what_a_server_says_instead_of_serving_is_classified_the_same_for_all_ca
     use BackendErrorKind::{Permanent, Transient, Unknown};
     let (server, proxy, locks) = set_up().await;
     let lock = locks.lock("k").with_options(lasting());
-    let backend = Backend::connect(proxy.url()).await.unwrap();
+    let backend = connected(proxy.url()).await;
     let (other, mine) = (key("other"), owner());
     for (text, kind) in [
         ("LOADING Redis is loading the dataset in memory", Transient),

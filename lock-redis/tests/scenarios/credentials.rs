@@ -90,7 +90,7 @@ async fn a_lock_is_lost_at_its_deadline(
     shut_out: impl FnOnce(),
     put_right: impl FnOnce(),
 ) {
-    let client = Locks::new(Backend::connect(url).await.unwrap());
+    let client = Locks::new(connected(url).await);
     let lock = client.lock("k").with_ttl(4 * SECOND);
     let guard = lock.try_acquire().await.unwrap();
     // Somebody waits, for a lock that others hold.
@@ -137,7 +137,7 @@ async fn a_right_that_is_taken_away_while_a_lock_is_held_is_named() {
     let all = "~* &* +@all";
     server.add_user("app", "pw", all);
     let url = server.url_for("app", "pw");
-    let client = Locks::new(Backend::connect(url).await.unwrap());
+    let client = Locks::new(connected(url).await);
     for (right, command) in [("-del", "DEL"), ("-getrange", "GETRANGE")] {
         server.add_user("app", "pw", all);
         let guard = client.lock(right).with_ttl(2 * SECOND).try_acquire().await;
@@ -174,11 +174,11 @@ async fn who_may_not_load_scripts_locks_and_who_may_not_send_them_locks_where_th
         &format!("{all} -script"),
     );
     let url = server.url_for("loads-nothing", "pw");
-    let lock = Locks::new(Backend::connect(url).await.unwrap()).lock("k");
+    let lock = Locks::new(connected(url).await).lock("k");
     round(&lock).await;
     server.add_user("sends-nothing", "pw", &format!("{all} -eval"));
     let url = server.url_for("sends-nothing", "pw");
-    let lock = Locks::new(Backend::connect(url).await.unwrap()).lock("k");
+    let lock = Locks::new(connected(url).await).lock("k");
     round(&lock).await;
     server.cli(&["SCRIPT", "FLUSH"]);
     let error = soon("a refusal", lock.acquire()).await.unwrap_err();

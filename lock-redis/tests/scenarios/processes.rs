@@ -96,8 +96,9 @@ impl Drop for Holder {
 async fn a_process_that_was_stopped_for_longer_than_the_ttl_knows_it_at_once() {
     let ttl = 2 * SECOND;
     if let Some(url) = holders_url() {
-        let locks = Locks::new(Backend::connect(url).await.unwrap());
-        let guard = locks.lock("k").with_ttl(ttl).try_acquire().await.unwrap();
+        let locks = Locks::new(connected(url).await);
+        let lock = locks.lock("k").with_ttl(ttl).with_op_timeout(SECOND);
+        let guard = lock.try_acquire().await.unwrap();
         say(token(&guard));
         block_in_place(|| assert_eq!(hear(), "check"));
         // Nothing was asked since it was stopped.
@@ -134,8 +135,9 @@ async fn a_process_that_was_stopped_for_longer_than_the_ttl_knows_it_at_once() {
 async fn a_process_that_ends_without_a_word_holds_its_lock_until_the_ttl_ends() {
     let ttl = 3 * SECOND;
     if let Some(url) = holders_url() {
-        let locks = Locks::new(Backend::connect(url).await.unwrap());
-        let _guard = locks.lock("k").with_ttl(ttl).try_acquire().await.unwrap();
+        let locks = Locks::new(connected(url).await);
+        let lock = locks.lock("k").with_ttl(ttl).with_op_timeout(SECOND);
+        let _guard = lock.try_acquire().await.unwrap();
         say("held");
         match &*block_in_place(hear) {
             "abort" => std::process::abort(),

@@ -60,7 +60,7 @@ async fn a_server_that_loads_its_data_is_waited_for() {
     // Slow, and it answers between two keys.
     let slow = [
         "--key-load-delay",
-        "1000",
+        "3000",
         "--loading-process-events-interval-bytes",
         "1024",
     ];
@@ -69,7 +69,7 @@ async fn a_server_that_loads_its_data_is_waited_for() {
     assert_eq!(server.cli(&["EVAL", fill, "0"]), Reply::Nil);
     assert_eq!(server.cli(&["SAVE"]).text(), "OK");
     let url = server.url();
-    let backend = Backend::connect(&url).await.unwrap();
+    let backend = connected(&url).await;
     let client = Locks::new(backend.clone());
     let guard = client.lock("k").with_ttl(LASTING).try_acquire().await;
     assert_eq!(guard.unwrap().release().await.unwrap(), Released::Released);
@@ -109,7 +109,7 @@ async fn a_replica_without_its_master_and_a_cluster_without_slots_are_transient_
         .with_args(["--cluster-enabled", "yes"])
         .start();
     for (server, code) in [(&lonely, "MASTERDOWN"), (&slotless, "CLUSTERDOWN")] {
-        let backend = Backend::connect(server.url()).await.unwrap();
+        let backend = connected(server.url()).await;
         let (key, mine) = (key("k"), owner());
         let errors = [
             attempt(&backend, &key, &mine).await.map(drop).unwrap_err(),

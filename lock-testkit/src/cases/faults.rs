@@ -5,6 +5,7 @@ use lock_core::{
     BackendError, LockBackend, LockError, LockKey, Locks, LossReason, Moment, Ownership, Released,
 };
 use tokio::runtime::Handle;
+use tokio::time::timeout;
 
 use super::cut_off::{Cuts, connected, cut_off};
 use super::{
@@ -81,11 +82,16 @@ pub async fn an_attempt_that_arrives_after_it_was_given_up_does_not_stay<F: Fixt
     let key = key(&fixture, "k");
     let lock = locks.lock(key.name()).with_ttl(HOLD).with_op_timeout(OP);
     client.on(Op::Acquire).next(Effect::Ask);
+    // The second release waits until the attempt has arrived.
+    let releases = client.on(Op::Release);
+    releases.next(Effect::Honest).next(Effect::Ask);
     let error = lock.try_acquire().await.expect_err("it is not answered");
     assert!(matches!(error, LockError::Unknown { .. }), "{error}");
     let released = async || !client.calls_of(Op::Release).is_empty();
     eventually("the attempt is released", released).await;
     client.next_call().await.apply().await;
+    let again = timeout(BOUND, client.next_call()).await;
+    again.expect("it is released again").reply_honestly().await;
     comes_free(&oracle, &key).await;
     take::<F>(&oracle, &key, &owner(), HOLD).await;
 }

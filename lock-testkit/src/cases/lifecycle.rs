@@ -12,9 +12,9 @@ use tokio::runtime::{Builder, Handle};
 use tokio::time::{sleep, timeout};
 
 use super::{
-    BOUND, HOLD, MILLISECOND, OP, SHORT, Stopwatch, assert_lasts, attempt, comes_free, eventually,
-    evict, hold, hook, is_free, key, labelled, locks, loss, owner, refused, release, remaining,
-    renew, renewed, scaled, sweep, take, unrenewed,
+    BOUND, HOLD, LEASE, MILLISECOND, OP, SHORT, Stopwatch, assert_lasts, attempt, comes_free,
+    eventually, evict, hold, hook, is_free, key, labelled, locks, loss, owner, refused, release,
+    remaining, renew, renewed, scaled, sweep, take, unrenewed,
 };
 use crate::fixture::Fixture;
 use crate::gap::Gap;
@@ -34,7 +34,7 @@ pub async fn a_repeated_attempt_answers_the_same_grant_and_touches_nothing<F: Fi
     let grant = a.try_acquire(request(HOLD)).await;
     let grant = grant.expect("an attempt is answered");
     assert!(matches!(grant, Attempt::Granted(_)), "{grant:?}");
-    let copy = b.try_acquire(request(SHORT)).await;
+    let copy = b.try_acquire(request(LEASE)).await;
     assert_eq!(copy.expect("an attempt is answered"), grant);
     assert_lasts::<F>(&a, &key, HOLD, asked).await;
     assert_eq!(

@@ -14,9 +14,10 @@ use crate::fixture::Fixture;
 pub async fn a_lock_that_was_taken_over_is_lost_and_left_alone<F: Fixture>(fixture: F) {
     let (client, locks) = watched_locks(&fixture).await;
     let (oracle, key, next) = (fixture.client().await, key(&fixture, "k"), owner());
+    // Before it is held, so that none is under way that could find the key absent.
+    hold_back_renewals(&client);
     let guard = hold(&renewed(&locks, &key)).await;
     let handle = guard.loss();
-    hold_back_renewals(&client);
     evict(&fixture, &key).await;
     let asked = Moment::now();
     take::<F>(&oracle, &key, &next, HOLD).await;

@@ -65,7 +65,7 @@ pub async fn a_stale_guard_leaves_the_next_holder_alone<F: Fixture>(fixture: F) 
         } else {
             expire(&fixture, &key).await;
         }
-        let next = hold(&lock.with_ttl(HOLD)).await;
+        let next = hold(&unrenewed(&locks, &key)).await;
         if is_dropped {
             drop(late);
             // The release of a dropped guard is sent in the background.

@@ -4,8 +4,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use lock_core::{
-    AcquireRequest, Attempt, Busy, DistributedLock, Grant, LockBackend, LockGuard, LockKey, Locks,
-    LossReason, MAX_TTL, Moment, Owner, Ownership, Renew, RenewRequest, RenewalPolicy, RetryPolicy,
+    AcquireRequest, Attempt, BackendErrorKind, Busy, DistributedLock, Grant, LockBackend,
+    LockGuard, LockKey, Locks, LossReason, MAX_TTL, Moment, Owner, Ownership, Renew, RenewRequest,
+    RenewalPolicy, RetryPolicy,
 };
 use tokio::time::{sleep, timeout};
 
@@ -30,7 +31,7 @@ pub(crate) const BOUND: Duration = Duration::from_secs(10);
 pub(crate) const LEASE: Duration = Duration::from_secs(10);
 
 /// The ttl of a guard whose end a case waits for.
-pub(crate) const BRIEF: Duration = Duration::from_millis(500);
+pub(crate) const BRIEF: Duration = Duration::from_secs(1);
 
 /// By how much a wait may seem to be short: of two clocks, of which one stands still meanwhile, the further one counts.
 pub(crate) const EARLY: Duration = Duration::from_millis(50);
@@ -147,16 +148,26 @@ pub(crate) fn labelled(label: &str) -> Owner {
     Owner::fresh(Some(label)).expect("a valid label")
 }
 
+/// An attempt, which is answered. One that failed in passing was not applied, and is made again: where a grant counts only when
+/// others have it too, they are waited for no longer than for a part of the ttl, in which a loaded machine may not come to them.
 pub(crate) async fn attempt(
     backend: &impl LockBackend,
     key: &LockKey,
     owner: &Owner,
     ttl: Duration,
 ) -> Attempt {
-    backend
-        .try_acquire(AcquireRequest::new(key, owner, ttl))
-        .await
-        .expect("an attempt is answered")
+    let (start, request) = (Moment::now(), AcquireRequest::new(key, owner, ttl));
+    loop {
+        match backend.try_acquire(request).await {
+            Ok(attempt) => return attempt,
+            Err(error) => {
+                let has_passed = error.kind() == BackendErrorKind::Transient;
+                let again = has_passed && start.elapsed() < BOUND;
+                assert!(again, "an attempt is answered: {error:?}");
+            }
+        }
+        sleep(MILLISECOND).await;
+    }
 }
 
 /// An attempt that must be granted.

@@ -3,7 +3,6 @@
 use std::path::Path;
 use std::process::Command;
 
-use super::process::free_port;
 use super::program::Program;
 use super::redis::RedisServer;
 #[cfg(feature = "tls")]
@@ -98,8 +97,8 @@ impl RedisOptions {
         false
     }
 
-    /// What starts such a server in `directory`.
-    pub(super) fn command(&self, directory: &Path, port: u16) -> Command {
+    /// What starts such a server in `directory`, on these ports: that of its clients, and that of the nodes of its cluster.
+    pub(super) fn command(&self, directory: &Path, [port, bus]: [u16; 2]) -> Command {
         let program = self.program.find();
         let mut command =
             Command::new(program.unwrap_or_else(|| panic!("{}", self.program.advice())));
@@ -130,7 +129,7 @@ impl RedisOptions {
         }
         if matches!(self.role, Role::Cluster) {
             command.args(["--cluster-enabled", "yes"]);
-            command.args(["--cluster-port", &free_port().to_string()]);
+            command.args(["--cluster-port", &bus.to_string()]);
         }
         command.args(&self.args);
         command

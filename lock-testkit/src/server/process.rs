@@ -1,11 +1,13 @@
 //! A child process that ends with its owner, however that ends; its directory, and free ports.
 
 use std::io::{self, Write};
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+
+use tokio::net::TcpSocket;
 
 /// Waits until its standard input ends, which it does when the test process is gone, and then kills the process whose number
 /// it was told and removes the directory. "over" calls it off. A signal to the terminal's whole group does not end it first.
@@ -124,10 +126,40 @@ impl Drop for Directory {
     }
 }
 
-/// A port of 127.0.0.1 that nobody has right now.
-pub(super) fn free_port() -> u16 {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
-        .and_then(|listener| listener.local_addr())
-        .expect("a free port on 127.0.0.1")
-        .port()
+/// A port of 127.0.0.1 that the system gives to nobody else for as long as this is kept, whether a server listens there or not:
+/// neither to a server of another test nor to a connection.
+pub(super) struct Port {
+    number: u16,
+    /// Bound, and does not listen. A server that may have an address again, as Redis does, binds to the port all the same; on Linux.
+    _kept: Option<TcpSocket>,
+}
+
+impl Port {
+    pub(super) fn free() -> Self {
+        let bound = || {
+            let socket = TcpSocket::new_v4()?;
+            socket.set_reuseaddr(true)?;
+            socket.bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
+            Ok((socket.local_addr()?.port(), socket))
+        };
+        let bound: io::Result<_> = bound();
+        let (number, socket) = bound.expect("a free port on 127.0.0.1");
+        Self {
+            number,
+            _kept: cfg!(target_os = "linux").then_some(socket),
+        }
+    }
+
+    /// One that somebody else has.
+    #[cfg(test)]
+    pub(super) const fn of_another(number: u16) -> Self {
+        Self {
+            number,
+            _kept: None,
+        }
+    }
+
+    pub(super) const fn number(&self) -> u16 {
+        self.number
+    }
 }

@@ -9,7 +9,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::options::RedisOptions;
 use super::oracle::{Door, Oracle, Reply};
-use super::process::{Directory, Process, free_port};
+use super::process::{Directory, Port, Process};
 
 /// How often a start is tried again on another port, when the port was taken.
 const STARTS: u32 = 10;
@@ -17,7 +17,8 @@ const STARTS: u32 = 10;
 /// A server of its own, with its own directory, on a free port of 127.0.0.1. Killed and removed on drop.
 pub struct RedisServer {
     process: Option<Process>,
-    port: u16,
+    /// That of its clients, and that of the nodes of its cluster.
+    ports: [Port; 2],
     options: RedisOptions,
     directory: Directory,
 }
@@ -36,15 +37,15 @@ impl RedisServer {
     pub(super) fn with(options: RedisOptions) -> Self {
         let mut server = Self {
             process: None,
-            port: 0,
+            ports: [Port::free(), Port::free()],
             options,
             directory: Directory::new(),
         };
         for _ in 0..STARTS {
-            server.port = free_port();
             if server.launch() {
                 return server;
             }
+            server.ports = [Port::free(), Port::free()];
         }
         let read = |file| std::fs::read_to_string(server.directory.path().join(file));
         let (output, log) = (
@@ -67,9 +68,9 @@ impl RedisServer {
         };
         if self.options.is_tls() {
             // The name that is in the certificate.
-            format!("rediss://{password}localhost:{}", self.port)
+            format!("rediss://{password}localhost:{}", self.port())
         } else {
-            format!("redis://{password}127.0.0.1:{}", self.port)
+            format!("redis://{password}127.0.0.1:{}", self.port())
         }
     }
 
@@ -85,7 +86,7 @@ impl RedisServer {
     /// The TCP port on 127.0.0.1.
     #[must_use]
     pub const fn port(&self) -> u16 {
-        self.port
+        self.ports[0].number()
     }
 
     /// Where the unix socket is, if one was asked for.
@@ -128,7 +129,7 @@ impl RedisServer {
             }
             std::thread::sleep(Duration::from_millis(50));
         }
-        panic!("the server did not start again on port {}", self.port);
+        panic!("the server did not start again on port {}", self.port());
     }
 
     /// As [`restart`](Self::restart), without its data.
@@ -236,13 +237,14 @@ impl RedisServer {
         if self.options.is_tls() {
             Door::Socket(self.unix_socket())
         } else {
-            Door::Port(self.port)
+            Door::Port(self.port())
         }
     }
 
     /// Starts the process. Whether it comes up: it ends if the port was taken, for example.
     fn launch(&mut self) -> bool {
-        let command = self.options.command(self.directory.path(), self.port);
+        let ports = [self.ports[0].number(), self.ports[1].number()];
+        let command = self.options.command(self.directory.path(), ports);
         let mut process = Process::start(&command, self.directory.path())
             .unwrap_or_else(|error| panic!("sh is needed: {error}"));
         let door = self.door();
@@ -276,7 +278,7 @@ impl fmt::Debug for RedisServer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RedisServer")
             .field("program", &self.options.program)
-            .field("port", &self.port)
+            .field("port", &self.port())
             .finish_non_exhaustive()
     }
 }
@@ -336,11 +338,28 @@ mod tests {
         let other = RedisServer::start();
         let mut late = RedisServer {
             process: None,
-            port: other.port(),
+            ports: [Port::of_another(other.port()), Port::free()],
             options: RedisOptions::new(),
             directory: Directory::new(),
         };
         assert!(!late.launch());
         assert_eq!(other.cli(&["PING"]).text(), "PONG");
+    }
+
+    /// Else a test that stops its server and starts it again meets that of another test there now and then, or has none.
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_server_that_was_stopped_keeps_its_port() {
+        use std::net::{Ipv4Addr, SocketAddr};
+        use tokio::net::TcpSocket;
+        let mut server = RedisServer::start();
+        server.stop();
+        // As the system does that chooses a port for somebody, it looks whether this one is free.
+        let other = TcpSocket::new_v4().expect("a socket");
+        let taken = other.bind(SocketAddr::from((Ipv4Addr::LOCALHOST, server.port())));
+        let error = taken.expect_err("it is free for anybody");
+        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+        server.restart();
+        assert_eq!(server.cli(&["PING"]).text(), "PONG");
     }
 }
