@@ -80,7 +80,7 @@ macro_rules! for_each_case {
             processes {
                 holds_of_several_processes_do_not_overlap [Processes]
                 the_lock_of_a_process_that_was_killed_comes_free_after_its_ttl [Processes]
-                a_process_that_was_stopped_leaves_the_next_holder_alone [Processes]
+                a_process_that_was_stopped_leaves_the_next_holder_alone [Processes Signals]
             }
             expiry {
                 an_entry_ends_by_itself
@@ -142,6 +142,7 @@ macro_rules! for_each_case {
                 tokens_rise_across_eviction [Fencing Evict]
                 tokens_fit_into_53_bits [Fencing]
                 each_guard_carries_a_greater_token [Fencing]
+                a_guard_that_is_extended_keeps_its_token [Fencing AnyTtl]
             }
             waiting {
                 a_release_wakes_all_who_subscribe [Wakeups]
@@ -176,6 +177,7 @@ macro_rules! for_each_case {
                 an_attempt_that_arrives_after_it_was_given_up_does_not_stay
                 an_attempt_that_was_cut_off_is_never_busy [CutConnections]
                 requests_that_arrive_twice_are_done_once
+                a_prolongation_that_arrives_twice_is_done_once [AnyTtl]
                 a_late_copy_shortens_nothing [AnyTtl]
                 a_late_copy_leaves_the_next_holder_alone
                 a_late_copy_that_takes_the_lock_ends_with_its_ttl

@@ -14,7 +14,7 @@ use crate::others::{self, Told};
 use crate::report::Case;
 
 /// How long one case may take. Virtual time in a paused fixture.
-fn patience() -> Duration {
+pub(crate) fn patience() -> Duration {
     Duration::from_secs(scaled(120, 1800))
 }
 
@@ -231,9 +231,9 @@ pub fn __run_test<F: Fixture, Fut: Future<Output = ()>>(
     run_case(case, body);
 }
 
-/// Why `case`, or a part of it, is not run.
+/// Why `case` is not run.
 /// Not by `println!`, whose output the test harness swallows. In one piece: other tests print at the same time.
-pub(crate) fn say_skipped(case: &str, why: &str) {
+fn say_skipped(case: &str, why: &str) {
     let line = format!("SKIPPED: {case}, because {why}\n");
     let _ = std::io::stderr().write_all(line.as_bytes());
 }

@@ -43,6 +43,9 @@ pub enum Gap {
     ForceRelease,
     /// There is no [`Fixture::address`](crate::Fixture::address): the store is in the process that tests it.
     Processes,
+    /// Nobody can stop another process and let it go on: the tests do not run on Unix, or there are no
+    /// [other processes](Self::Processes).
+    Signals,
 }
 
 impl Gap {
@@ -64,6 +67,7 @@ impl Gap {
         Self::CutConnections,
         Self::ForceRelease,
         Self::Processes,
+        Self::Signals,
     ];
 
     /// Whether a backend declares that it has it; `None` of a hook, which is the fixture's.
@@ -84,7 +88,8 @@ impl Gap {
             | Self::Stall
             | Self::CutConnections
             | Self::ForceRelease
-            | Self::Processes => None,
+            | Self::Processes
+            | Self::Signals => None,
         }
     }
 
@@ -107,6 +112,7 @@ impl Gap {
             Self::CutConnections => "`Fixture::cut_connections`",
             Self::ForceRelease => "`Fixture::operator`",
             Self::Processes => "`Fixture::address` and `Fixture::join`",
+            Self::Signals => "`Fixture::address` on Unix",
         };
         format!("implement {what}, or declare `Gap::{self:?}` in `Fixture::GAPS`")
     }
@@ -131,6 +137,7 @@ impl fmt::Display for Gap {
             Self::CutConnections => "connections to cut",
             Self::ForceRelease => "way to take a lock from its holder",
             Self::Processes => "way for other processes to find the store",
+            Self::Signals => "way to stop a process",
         })
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use lock_core::{BackendCall, BackendError, ForceRelease, LockBackend as _, LockKey, Observed};
 use lock_testkit::{Effect, Fixture, Gap, Op, Scripted};
 
-/// With `LATENCY` the clients are a network away, so that their calls can be dropped halfway.
+/// With `LATENCY` the clients are a network away: their calls can be dropped halfway, and each of them takes twice that.
 struct Honest<const LATENCY: u64>(Scripted);
 
 impl<const LATENCY: u64> Fixture for Honest<LATENCY> {
@@ -117,5 +117,5 @@ mod near {
 }
 
 mod far {
-    lock_testkit::conformance!(super::Honest<2>);
+    lock_testkit::conformance!(super::Honest<150>);
 }

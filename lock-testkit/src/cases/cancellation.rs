@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use super::{
-    BOUND, HOLD, LEASE, MILLISECOND, OP, SECOND, assert_lasts, assert_outlives, beside, comes_free,
+    BOUND, HOLD, LEASE, MILLISECOND, SECOND, TERM, assert_lasts, assert_outlives, beside, comes_free,
     distant_locks, eager, eventually, hold, key, owner, refused, release, take, unrenewed,
 };
 use crate::fixture::Fixture;
@@ -248,7 +248,7 @@ pub async fn a_storm_of_timeouts_leaves_nothing_behind<F: Fixture>(fixture: F) {
     let ((client, locks), oracle) = (distant_locks(&fixture).await, fixture.client().await);
     let key = key(&fixture, "k");
     // The renewer looks at its empty list once more within a third of it.
-    let lock = locks.lock(key.name()).with_ttl(2 * OP).with_retry(eager());
+    let lock = locks.lock(key.name()).with_ttl(TERM).with_retry(eager());
     // Whatever the client starts at first use is started now. Behind a guard of their own, nobody would subscribe.
     let others = beside(&fixture, &client).lock(key.name());
     let held = others.with_ttl(LEASE).acquire().await.expect("it is free");

@@ -10,8 +10,8 @@ use tokio::task::{JoinSet, yield_now};
 use tokio::time::sleep;
 
 use super::{
-    BOUND, HOLD, MILLISECOND, assert_lasts, attempt, beside, eager, hold, key, labelled, locks,
-    owner, refused, release, renew, scaled, take, unrenewed, watched_locks,
+    BOUND, HOLD, MILLISECOND, assert_lasts, attempt, beside, eager, hold, is_enough, key, labelled,
+    locks, owner, refused, release, renew, scaled, take, unrenewed, watched_locks,
 };
 use crate::fixture::Fixture;
 use crate::history::History;
@@ -165,7 +165,7 @@ pub async fn holds_of_many_tasks_do_not_overlap<F: Fixture>(fixture: F) {
             .map(|name| (key(&fixture, name), AtomicUsize::new(0)))
             .into(),
     );
-    let mut tasks = JoinSet::new();
+    let (start, mut tasks) = (Moment::now(), JoinSet::new());
     for client in 0..4 {
         let locks = locks(&fixture).await.with_retry(eager());
         for task in 0..4 {
@@ -173,7 +173,7 @@ pub async fn holds_of_many_tasks_do_not_overlap<F: Fixture>(fixture: F) {
             let counters = Arc::clone(&counters);
             tasks.spawn(async move {
                 let mut releases = Vec::new();
-                for round in 0..rounds {
+                for round in (0..rounds).take_while(|_| !is_enough(start)) {
                     let (key, counter) = &counters[(task + round) % counters.len()];
                     let who = format!("client {client}, task {task}, round {round}");
                     let attempt = history.attempt(key.as_str(), who);
@@ -205,7 +205,12 @@ pub async fn holds_of_many_tasks_do_not_overlap<F: Fixture>(fixture: F) {
         .iter()
         .map(|(_, counter)| counter.load(Ordering::SeqCst))
         .sum();
-    assert_eq!((counted, history.holds().len()), (16 * rounds, 16 * rounds));
+    let holds = history.holds().len();
+    assert_eq!(counted, holds, "the counter lost some");
+    assert!(
+        holds == 16 * rounds || is_enough(start) && holds > 16,
+        "{holds} holds"
+    );
     for released in releases.into_iter().flatten() {
         let released = released.expect("a release is answered");
         assert_eq!(released, Released::Released);

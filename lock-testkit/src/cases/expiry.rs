@@ -194,7 +194,9 @@ pub async fn what_is_left_to_expire_ends_with_its_ttl<F: Fixture>(fixture: F) {
     let renewals = client.calls_of(Op::Renew).len();
     drop(hold(&unrenewed(&b, &key)).await);
     assert!(asked.elapsed() >= BRIEF, "it ended before its ttl was over");
-    assert_eq!(client.calls_of(Op::Renew).len(), renewals);
+    // One may have been on its way already.
+    let renewals = client.calls_of(Op::Renew).len() - renewals;
+    assert!(renewals <= 1, "renewed {renewals} times");
 }
 
 /// The longest ttl is kept; one that is longer, or shorter than the shortest, is refused before anything is sent.

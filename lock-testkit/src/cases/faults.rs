@@ -1,15 +1,13 @@
 //! Calls that fail, hang, lose their reply, come late or come twice: what may have been done is called unknown and cleaned up, and
 //! nobody holds what is somebody else's. Contract G6, G10, G11; SCENARIOS R03 to R06, F03 to F06.
 
-use lock_core::{
-    BackendError, LockBackend, LockError, LockKey, Locks, LossReason, Moment, Ownership, Released,
-};
+use lock_core::{BackendError, LockError, LockKey, Locks, LossReason, Moment, Ownership, Released};
 use tokio::runtime::Handle;
 use tokio::time::timeout;
 
 use super::cut_off::{Cuts, connected, cut_off};
 use super::{
-    BOUND, EARLY, HOLD, LEASE, OP, Stopwatch, assert_lasts, assert_outlives, brief, comes_free,
+    BOUND, EARLY, HOLD, LEASE, OP, Stopwatch, TERM, assert_lasts, assert_outlives, brief, comes_free,
     cut_connections, eventually, hold, is_free, key, locks, owner, refused, release, renewed,
     stall, take, unrenewed, watched_locks,
 };
@@ -133,11 +131,6 @@ pub async fn requests_that_arrive_twice_are_done_once<F: Fixture>(fixture: F) {
         let guard = guard.expect("the second copy is the same owner's");
         refused(&oracle, &key, &owner()).await;
         assert_lasts::<F>(&oracle, &key, HOLD, asked).await;
-        if client.capabilities().any_ttl {
-            let asked = Moment::now();
-            guard.renew_for(2 * HOLD).await.expect("it is held");
-            assert_lasts::<F>(&oracle, &key, 2 * HOLD, asked).await;
-        }
         let token = guard.fencing_token();
         assert!(token.is_none() || newest < token, "{newest:?}, {token:?}");
         newest = token;
@@ -153,6 +146,23 @@ pub async fn requests_that_arrive_twice_are_done_once<F: Fixture>(fixture: F) {
     assert_lasts::<F>(&oracle, &key, LEASE, asked).await;
     let released = guard.release().await.expect("a release is answered");
     assert_eq!(released, Released::Released);
+}
+
+/// A renewal for longer than the grant that arrives twice makes the entry last as long as it says, and no longer.
+pub async fn a_prolongation_that_arrives_twice_is_done_once<F: Fixture>(fixture: F) {
+    let ((client, locks), oracle) = (resending(&fixture).await, fixture.client().await);
+    let key = key(&fixture, "k");
+    client.on(Op::Renew).always(Effect::Resend);
+    let guard = hold(&unrenewed(&locks, &key)).await;
+    for ttl in [2 * HOLD, 3 * HOLD] {
+        let asked = Moment::now();
+        guard.renew_for(ttl).await.expect("it is held");
+        assert_lasts::<F>(&oracle, &key, ttl, asked).await;
+        assert_outlives::<F>(&oracle, &guard).await;
+    }
+    let released = guard.release().await.expect("a release is answered");
+    assert_eq!(released, Released::Released);
+    assert!(is_free(&oracle, &key).await);
 }
 
 /// A copy of an attempt or of a renewal that arrives late does not shorten what was prolonged since.
@@ -273,7 +283,7 @@ pub async fn a_lock_that_cannot_be_renewed_is_lost_before_its_entry_ends<F: Fixt
 async fn is_lost_in_time<F: Fixture>(fixture: &F, effect: Effect) {
     let ((client, locks), oracle) = (watched_locks(fixture).await, fixture.client().await);
     let key = key(fixture, "k");
-    let lock = locks.lock(key.name()).with_ttl(3 * OP);
+    let lock = locks.lock(key.name()).with_ttl(TERM);
     client.on(Op::Renew).always(effect);
     let guard = hold(&lock).await;
     let loss = guard.loss();

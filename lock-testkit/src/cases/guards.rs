@@ -14,9 +14,9 @@ use tokio::task::{LocalSet, spawn_blocking, spawn_local};
 use tokio::time::{sleep, timeout};
 
 use super::{
-    BOUND, BRIEF, HOLD, LEASE, MILLISECOND, OP, assert_outlives, brief, comes_free, distant_locks,
+    BOUND, BRIEF, HOLD, LEASE, MILLISECOND, OP, TERM, assert_outlives, brief, comes_free, distant_locks,
     eventually, evict, hold, is_free, key, locks, loss, owner, refused, release, renewed, take,
-    watched_locks,
+    watched_locks, with_all,
 };
 use crate::faulty::{Effect, Op};
 use crate::fixture::Fixture;
@@ -82,8 +82,8 @@ pub async fn a_guard_is_released_wherever_it_is_dropped<F: Fixture>(fixture: F) 
 pub async fn a_forgotten_guard_ends_with_the_longest_hold<F: Fixture>(fixture: F) {
     let (locks, oracle) = (locks(&fixture).await, fixture.client().await);
     let key = key(&fixture, "k");
-    let renewal = RenewalPolicy::default().hold_at_most(3 * OP / 2);
-    let lock = locks.lock(key.name()).with_ttl(OP).with_renewal(renewal);
+    let renewal = RenewalPolicy::default().hold_at_most(3 * TERM / 2);
+    let lock = locks.lock(key.name()).with_ttl(TERM).with_renewal(renewal);
     let guard = hold(&lock).await;
     std::mem::forget(guard);
     comes_free(&oracle, &key).await;
@@ -95,8 +95,7 @@ pub async fn a_forgotten_guard_ends_with_the_longest_hold<F: Fixture>(fixture: F
 pub async fn a_guard_outlives_the_locks_it_came_from<F: Fixture>(fixture: F) {
     let (ours, others) = (locks(&fixture).await, locks(&fixture).await);
     let oracle = fixture.client().await;
-    // Real time counts in virtual time too.
-    let ttl = if F::PAUSED { LEASE } else { 2 * OP };
+    let ttl = if F::PAUSED { LEASE } else { TERM };
     let key = key(&fixture, "k");
     let (lock, other) = (ours.lock(key.name()), others.lock(key.name()));
     let lock = lock.with_ttl(ttl);
@@ -153,30 +152,32 @@ pub async fn what_is_left_of_a_guard_is_known_without_the_store<F: Fixture>(fixt
 pub async fn two_hundred_locks_of_one_client_are_all_kept<F: Fixture>(fixture: F) {
     let (locks, oracle) = (locks(&fixture).await, fixture.client().await);
     let (ttl, renewal) = (LEASE, RenewalPolicy::per_ttl(20));
-    let mut guards = Vec::new();
-    for _ in 0..200 {
-        let key = key(&fixture, "k");
-        let lock = locks.lock(key.name()).with_ttl(ttl);
-        guards.push(hold(&lock.with_renewal(renewal)).await);
-    }
+    let keys: Vec<_> = (0..200).map(|_| key(&fixture, "k")).collect();
+    let guards = with_all(keys, |key| {
+        let lock = locks.lock(key.name()).with_ttl(ttl).with_renewal(renewal);
+        async move { hold(&lock).await }
+    })
+    .await;
     // Real time is dear: there, that the end of each moves on has to do.
     let long = if F::PAUSED { 4 * ttl } else { ttl / 4 };
     let start = Moment::now();
     while start.elapsed() < long {
-        for guard in &guards {
+        with_all(&guards, async |guard| {
             assert!(guard.is_held(), "{:?}", guard.check());
             assert_outlives::<F>(&oracle, guard).await;
-        }
+        })
+        .await;
         sleep(ttl / 8).await;
     }
     // What was not has less.
     let is_renewed = |guard: &LockGuard| guard.remaining() > ttl - ttl / 6;
     eventually("all are renewed", async || guards.iter().all(is_renewed)).await;
-    for guard in guards {
+    with_all(guards, async |guard| {
         let key = guard.key().clone();
         assert_eq!(guard.release().await.ok(), Some(Released::Released));
         assert!(is_free(&oracle, &key).await);
-    }
+    })
+    .await;
 }
 
 /// However the body of `with` ends, the lock is released, and the body's result is what counts.

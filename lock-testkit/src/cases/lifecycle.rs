@@ -12,9 +12,9 @@ use tokio::runtime::{Builder, Handle};
 use tokio::time::{sleep, timeout};
 
 use super::{
-    BOUND, HOLD, LEASE, MILLISECOND, OP, SHORT, Stopwatch, assert_lasts, attempt, comes_free,
-    eventually, evict, hold, hook, is_free, key, labelled, locks, loss, owner, refused, release,
-    remaining, renew, renewed, scaled, sweep, take, unrenewed,
+    BOUND, HOLD, LEASE, MILLISECOND, SHORT, Stopwatch, TERM, assert_lasts, attempt, comes_free,
+    eventually, evict, hold, hook, is_enough, is_free, key, labelled, locks, loss, owner, refused, release,
+    remaining, renew, renewed, scaled, sweep, take, unrenewed, with_all,
 };
 use crate::fixture::Fixture;
 use crate::gap::Gap;
@@ -230,7 +230,8 @@ pub async fn a_shutdown_releases_what_is_held_and_refuses_what_is_new<F: Fixture
 pub async fn a_hundred_holds_leave_no_task_behind<F: Fixture>(fixture: F) {
     let (locks, oracle) = (locks(&fixture).await, fixture.client().await);
     let lives = async |times: usize| {
-        for life in 0..times {
+        let start = Moment::now();
+        for life in (0..times).take_while(|_| !is_enough(start)) {
             let key = key(&fixture, "k");
             let guard = hold(&renewed(&locks, &key)).await;
             match life % 3 {
@@ -264,7 +265,8 @@ pub async fn a_hundred_holds_leave_no_task_behind<F: Fixture>(fixture: F) {
 pub async fn losses_leave_no_task_behind<F: Fixture>(fixture: F) {
     let locks = locks(&fixture).await;
     let lives = async |times: usize| {
-        for _ in 0..times {
+        let start = Moment::now();
+        for _ in (0..times).take_while(|_| !is_enough(start)) {
             let key = key(&fixture, "k");
             let guard = hold(&renewed(&locks, &key)).await;
             evict(&fixture, &key).await;
@@ -282,15 +284,16 @@ pub async fn losses_leave_no_task_behind<F: Fixture>(fixture: F) {
 /// A runtime that is shut down in the background, with fifty locks held on it and as many waited for, harms nobody: who has the
 /// guards hears that they are lost, nothing panics or hangs, and each lock comes free with its ttl.
 pub async fn a_runtime_that_is_shut_down_leaves_no_lock_behind<F: Fixture>(fixture: F) {
-    let (fixture, ttl) = (Arc::new(fixture), 2 * OP);
+    let (fixture, ttl) = (Arc::new(fixture), TERM);
     let keys: Vec<_> = (0..50).map(|_| key(&*fixture, "k")).collect();
     let (at, of) = (Arc::clone(&fixture), keys.clone());
     let life = async move {
         let locks = locks(&*at).await.with_ttl(ttl);
-        let mut guards = Vec::new();
-        for key in &of {
-            guards.push(hold(&locks.lock(key.name())).await);
-        }
+        let guards = with_all(&of, |key| {
+            let lock = locks.lock(key.name());
+            async move { hold(&lock).await }
+        })
+        .await;
         for key in &of {
             let waiter = locks.lock(key.name());
             Handle::current().spawn(async move { waiter.acquire().await.map(drop) });
@@ -324,10 +327,11 @@ pub async fn a_runtime_that_is_shut_down_leaves_no_lock_behind<F: Fixture>(fixtu
     guards.for_each(drop);
     drop((locks, last));
     let oracle = fixture.client().await;
-    for key in &keys {
+    with_all(&keys, async |key| {
         comes_free(&oracle, key).await;
         take::<F>(&oracle, key, &owner(), HOLD).await;
-    }
+    })
+    .await;
 }
 
 /// A runtime of one thread is enough, and a backend whose type nobody knows: for a whole life, and a wait, during which others

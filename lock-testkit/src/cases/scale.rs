@@ -5,15 +5,16 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use lock_core::{
-    BackendError, LockBackend as _, LockError, LockKey, Locks, Moment, Released, RenewalPolicy,
+    BackendError, LockBackend as _, LockError, LockGuard, LockKey, Locks, Moment, Released,
+    RenewalPolicy,
 };
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use super::{
-    BOUND, HOLD, LEASE, MILLISECOND, OP, SECOND, assert_outlives, comes_free, cut_connections,
-    eager, eventually, hold, is_free, key, locks, owner, release, scaled, take, unrenewed,
-    watched_locks,
+    BOUND, HOLD, LEASE, MILLISECOND, SECOND, assert_outlives, comes_free, cut_connections, eager,
+    eventually, hold, is_free, key, locks, owner, release, scaled, take, unrenewed, watched_locks,
+    with_all,
 };
 use crate::faulty::{Effect, Faulty, Op};
 use crate::fixture::Fixture;
@@ -21,9 +22,6 @@ use crate::history::History;
 use crate::leak::{LeakCheck, resident};
 use crate::others;
 use crate::seed::seed;
-
-/// How many requests of one client are under way at once.
-const AT_ONCE: usize = 50;
 
 /// 256 locks of one client are held at once, and renewed: none is lost, and there is no task for each. With
 /// `FENCELOCK_LONG` ten thousand, for three ttls.
@@ -36,15 +34,11 @@ pub async fn many_locks_are_held_at_once<F: Fixture>(fixture: F) {
     let names: Vec<_> = (0..scaled(256, 10_000))
         .map(|_| key(&fixture, "k"))
         .collect();
-    let mut guards = Vec::new();
-    for some in names.chunks(AT_ONCE) {
-        let mut tasks = JoinSet::new();
-        for key in some {
-            let lock = locks.lock(key.name()).with_ttl(ttl).with_renewal(renewal);
-            tasks.spawn(async move { hold(&lock).await });
-        }
-        guards.extend(tasks.join_all().await);
-    }
+    let guards = with_all(&names, |key| {
+        let lock = locks.lock(key.name()).with_ttl(ttl).with_renewal(renewal);
+        async move { hold(&lock).await }
+    })
+    .await;
     // Real time is dear: there, that all are renewed once has to do.
     let long = if F::PAUSED {
         3 * ttl
@@ -60,19 +54,13 @@ pub async fn many_locks_are_held_at_once<F: Fixture>(fixture: F) {
         most = leaks.extra().max(most);
         sleep(100 * MILLISECOND).await;
     }
-    assert!(most < AT_ONCE, "{most} tasks for {} locks", guards.len());
+    assert!(most < 50, "{most} tasks for {} locks", guards.len());
     for guard in guards.iter().step_by(guards.len() / 40) {
         assert_outlives::<F>(&oracle, guard).await;
     }
-    while !guards.is_empty() {
-        let mut tasks = JoinSet::new();
-        for guard in guards.drain(guards.len().saturating_sub(AT_ONCE)..) {
-            tasks.spawn(guard.release());
-        }
-        for released in tasks.join_all().await {
-            let released = released.expect("a release is answered");
-            assert_eq!(released, Released::Released, "one of many was lost");
-        }
+    for released in with_all(guards, LockGuard::release).await {
+        let released = released.expect("a release is answered");
+        assert_eq!(released, Released::Released, "one of many was lost");
     }
     for key in names.iter().step_by(names.len() / 40) {
         assert!(is_free(&oracle, key).await, "{key} is still held");
@@ -199,7 +187,7 @@ impl<B> Worker<B> {
             let key = rng.choice(&self.keys).expect("there are keys");
             let lock = self.locks.lock(key.name()).with_retry(eager());
             let lock = lock
-                .with_ttl(4 * OP)
+                .with_ttl(2 * SECOND)
                 .with_wait(MILLISECOND * rng.u32(..500));
             let patience = match rng.u8(..4) {
                 0 => MILLISECOND * rng.u32(..30),
@@ -217,7 +205,7 @@ impl<B> Worker<B> {
             let hold = attempt.granted(&guard);
             sleep(match rng.u8(..40) {
                 // Until it is renewed.
-                0 => 2 * OP,
+                0 => SECOND,
                 _ => MILLISECOND * rng.u32(..10),
             })
             .await;

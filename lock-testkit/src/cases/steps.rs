@@ -1,6 +1,8 @@
 //! The steps that cases are made of. Not a case.
 
+use std::future::poll_fn;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use lock_core::{
@@ -11,7 +13,7 @@ use lock_core::{
 use tokio::time::{sleep, timeout};
 
 use crate::faulty::Faulty;
-use crate::fixture::Fixture;
+use crate::fixture::{Fixture, patience};
 use crate::gap::Gap;
 use crate::sweep::cancel_sweep;
 
@@ -21,8 +23,8 @@ pub(crate) const HOLD: Duration = Duration::from_secs(30);
 /// A ttl that a case can wait for.
 pub(crate) const SHORT: Duration = Duration::from_millis(300);
 
-/// An op timeout that a case can wait for, and that a loaded server keeps.
-pub(crate) const OP: Duration = Duration::from_millis(500);
+/// An op timeout that a case can wait for, and that a loaded server keeps, and one that is far away.
+pub(crate) const OP: Duration = Duration::from_secs(1);
 
 /// How long to wait for what is certain to come.
 pub(crate) const BOUND: Duration = Duration::from_secs(10);
@@ -33,12 +35,18 @@ pub(crate) const LEASE: Duration = Duration::from_secs(10);
 /// The ttl of a guard whose end a case waits for.
 pub(crate) const BRIEF: Duration = Duration::from_secs(1);
 
+/// The ttl of a guard that is renewed, and whose end a case can wait for: a request may take a fifth of it.
+pub(crate) const TERM: Duration = Duration::from_secs(3);
+
 /// By how much a wait may seem to be short: of two clocks, of which one stands still meanwhile, the further one counts.
 pub(crate) const EARLY: Duration = Duration::from_millis(50);
 
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
 
 pub(crate) const MILLISECOND: Duration = Duration::from_millis(1);
+
+/// How many requests of one client are under way at once: a store that does one after the other has to bear them.
+pub(crate) const AT_ONCE: usize = 16;
 
 /// A key that no other case uses, ending in `name`.
 pub(crate) fn key<F: Fixture>(fixture: &F, name: &str) -> LockKey {
@@ -58,6 +66,43 @@ pub(crate) fn scaled<T>(usual: T, long: T) -> T {
         long
     } else {
         usual
+    }
+}
+
+/// Whether a case that began then has had the time for many rounds. Those that a store far away did not manage by then are left
+/// out: they are the same again.
+pub(crate) fn is_enough(start: Moment) -> bool {
+    start.elapsed() > patience() / 3
+}
+
+/// Does `each` with all of `items`, [`AT_ONCE`] at a time: one after the other takes long where a request does. In one task, which
+/// is then the one that panics.
+pub(crate) async fn with_all<T, Fut: Future>(
+    items: impl IntoIterator<Item = T>,
+    mut each: impl FnMut(T) -> Fut,
+) -> Vec<Fut::Output> {
+    let (mut items, mut done) = (items.into_iter(), Vec::new());
+    loop {
+        let some = items.by_ref().take(AT_ONCE);
+        let mut some: Vec<_> = some.map(|item| Box::pin(each(item))).collect();
+        if some.is_empty() {
+            return done;
+        }
+        poll_fn(|context| {
+            some.retain_mut(|one| match one.as_mut().poll(context) {
+                Poll::Ready(output) => {
+                    done.push(output);
+                    false
+                }
+                Poll::Pending => true,
+            });
+            if some.is_empty() {
+                Poll::Ready(())
+            } else {
+                Poll::Pending
+            }
+        })
+        .await;
     }
 }
 
@@ -313,6 +358,7 @@ pub(crate) async fn hook<F: Fixture>(fixture: &F, hook: Gap, key: &LockKey) -> b
         Gap::CutConnections => fixture.cut_connections().await,
         Gap::ForceRelease => fixture.operator().await.is_some(),
         Gap::Processes => fixture.address().is_some(),
+        Gap::Signals => fixture.address().is_some() && cfg!(unix),
         Gap::Fencing
         | Gap::Wakeups
         | Gap::Order

@@ -16,6 +16,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::{
     BOUND, EARLY, HOLD, MILLISECOND, OP, SHORT, assert_lasts, distant_locks, eager, eventually,
     key, labelled, locks, owner, refused, release, scaled, take, unrenewed, watched_locks,
+    with_all,
 };
 use crate::faulty::{Effect, Op};
 use crate::fixture::Fixture;
@@ -241,7 +242,9 @@ pub async fn a_wait_of_zero_is_one_attempt<F: Fixture>(fixture: F) {
         took < BOUND
     };
     assert!(is_at_once, "an attempt for nothing took {took:?}");
-    let calls = client.calls();
+    let mut calls = client.calls();
+    // Where there is a line, its place is given up in the background.
+    calls.retain(|call| call.op != Op::Leave);
     assert_eq!(calls.len(), 1, "{calls:?}");
     assert_eq!(calls[0].op, Op::Acquire);
 }
@@ -390,13 +393,12 @@ pub async fn those_who_died_in_line_keep_nobody_waiting<F: Fixture>(fixture: F) 
     let (frozen, mut dead) = (fixture.client().await, Vec::new());
     let (served, mut living) = (Arc::default(), JoinSet::new());
     for place in 0..2 {
-        for _ in 0..scaled(50, 500) {
+        let die = async |_| {
             let busy = refused(&frozen, &key, &owner()).await;
-            if let Some(wakeups) = frozen.wakeups() {
-                let subscribed = wakeups.subscribe(&key, busy.place.as_ref()).await;
-                dead.push(subscribed.expect("a subscription is confirmed"));
-            }
-        }
+            let subscribed = frozen.wakeups()?.subscribe(&key, busy.place.as_ref()).await;
+            Some(subscribed.expect("a subscription is confirmed"))
+        };
+        dead.extend(with_all(0..scaled(50, 500), die).await);
         living.spawn(comes(&fixture, &key, place, &served).await);
     }
     assert_eq!(release(&holder, &key, &me).await, Ownership::Held);

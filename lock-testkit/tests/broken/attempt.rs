@@ -162,7 +162,7 @@ impl Broken {
         };
         let (first, last) = (range.first().get(), range.last().get());
         let (first, last) = match self.flaw {
-            Flaw::ForgetsTokensOnRestart => {
+            Flaw::ForgetsTokensOnRestart | Flaw::RenewsAwayTheToken => {
                 self.store.newest.store(last, Ordering::SeqCst);
                 let forgotten = self.store.forgotten.load(Ordering::SeqCst);
                 (first - forgotten, last - forgotten)

@@ -222,6 +222,10 @@ impl Broken {
                 let request = AcquireRequest::new(&key, renewal.owner, renewal.ttl);
                 self.honest.try_acquire(request).await?;
             }
+            (Flaw::RenewsAwayTheToken, _) if is_mine => {
+                let newest = self.store.newest.load(Ordering::SeqCst);
+                self.store.forgotten.store(newest, Ordering::SeqCst);
+            }
             (Flaw::AtLeastShortens, _) => renewal.how = Renew::Exactly,
             (Flaw::ExactlyIsAtLeast, _) => renewal.how = Renew::AtLeast,
             (Flaw::RenewsForNoMoreThanThirtySeconds, _) => {

@@ -144,7 +144,7 @@ impl Broken {
     /// As a client does that is not asynchronous; once, so that its test does not take all day. Longer than any case allows.
     pub(super) fn block(&self) {
         if !self.store.has_blocked.swap(true, Ordering::SeqCst) {
-            std::thread::sleep(Duration::from_secs(7));
+            std::thread::sleep(Duration::from_secs(9));
         }
     }
 

@@ -47,6 +47,7 @@ pub(crate) enum Flaw {
     RenewsTheFirstOfABatch,
     RenewsUntilAClientEnds,
     ReadsThenRenews,
+    RenewsAwayTheToken,
     // fencing
     GivesOneTokenForEver,
     CountsInTheEntry,

@@ -76,13 +76,15 @@ faults::a_late_copy_leaves_the_next_holder_alone | DeletesWithoutComparing | sho
 faults::a_late_copy_shortens_nothing | AtLeastShortens | and should last
 faults::a_late_copy_that_takes_the_lock_ends_with_its_ttl | NeverEnds | is free again
 faults::a_lock_that_cannot_be_renewed_is_lost_before_its_entry_ends | EndsEarly | and its guard believes in
+faults::a_prolongation_that_arrives_twice_is_done_once | RenewalsAddUp | , asked was 60s
 faults::a_release_that_failed_is_done_later | OwnedByTheTask | is free again
 faults::a_renewal_that_fails_once_is_made_up_for | RenewsOnce | and its guard believes in
-faults::a_wait_ends_in_time_at_a_store_that_stands_still | BlocksTheThread | a wait of 500ms took
+faults::a_wait_ends_in_time_at_a_store_that_stands_still | BlocksTheThread | a wait of 1s took
 faults::an_attempt_that_arrives_after_it_was_given_up_does_not_stay | ReleasesOnlyOnce | is free again
 faults::an_attempt_that_was_cut_off_is_never_busy | CallsACutBusy | nobody has it, and it is busy
 faults::requests_that_arrive_twice_are_done_once | RepeatsAreBusy | the second copy is the same owner's
 fencing::blocks_have_the_size_asked_for_and_are_given_once | ClaimsTooManyTokens | for 1 tokens
+fencing::a_guard_that_is_extended_keeps_its_token | RenewsAwayTheToken | Some(FencingToken(1)), then Some(FencingToken(1))
 fencing::each_guard_carries_a_greater_token | GivesOneTokenForEver | Some(FencingToken(1)), then Some(FencingToken(1))
 fencing::tokens_fit_into_53_bits | CountsNanoseconds | FencingRange { first: FencingToken(1152921504606846977)
 fencing::tokens_rise_across_eviction | CountsInTheEntry | after FencingRange

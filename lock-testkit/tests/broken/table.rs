@@ -472,6 +472,7 @@ pub(crate) const TABLE: &[(Flaw, &[&str])] = &[
         &[
             "renewal::a_renewal_whose_answer_is_lost_is_repeated",
             "renewal::a_renewal_prolongs",
+            "faults::a_prolongation_that_arrives_twice_is_done_once",
         ],
     ),
     (
@@ -609,6 +610,13 @@ pub(crate) const TABLE: &[(Flaw, &[&str])] = &[
     (
         SendsAgainWhenCut,
         &["outages::what_was_cut_off_is_not_sent_again"],
+    ),
+    (
+        RenewsAwayTheToken,
+        &[
+            "fencing::a_guard_that_is_extended_keeps_its_token",
+            "fencing::tokens_rise_over_a_thousand_grants",
+        ],
     ),
     (ForgetsOneOfMany, &["scale::many_locks_are_held_at_once"]),
     (
