@@ -88,6 +88,7 @@ macro_rules! for_each_case {
                 every_entry_has_an_end
                 a_dropped_attempt_leaves_nothing_without_an_end
                 an_entry_outlives_its_guard
+                an_entry_outlives_the_client_that_took_it
                 a_ttl_counts_from_the_attempt_that_was_granted
                 a_lock_whose_holder_is_gone_comes_free_after_its_ttl
                 what_is_left_to_expire_ends_with_its_ttl

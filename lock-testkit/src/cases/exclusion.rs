@@ -59,17 +59,23 @@ pub async fn a_busy_answer_touches_nothing<F: Fixture>(fixture: F) {
     assert_eq!(release(&a, &key, &holder).await, Ownership::Held);
 }
 
-/// Of sixteen attempts at the same time, exactly one is granted, many times over.
+/// Of sixteen attempts at the same time, exactly one is granted, many times over; and each of them where each is for a key of its
+/// own.
 pub async fn of_many_concurrent_attempts_one_is_granted<F: Fixture>(fixture: F) {
     let mut clients = Vec::new();
     for _ in 0..16 {
         clients.push(Arc::new(fixture.client().await));
     }
-    for _ in 0..20 {
-        let key = key(&fixture, "k");
+    for round in 0..24 {
+        let (one, alone) = (key(&fixture, "k"), round % 6 == 5);
         let mut attempts = JoinSet::new();
         for client in &clients {
-            let (client, key) = (Arc::clone(client), key.clone());
+            let key = if alone {
+                key(&fixture, "k")
+            } else {
+                one.clone()
+            };
+            let client = Arc::clone(client);
             attempts.spawn(async move { attempt(&*client, &key, &owner(), HOLD).await });
         }
         let granted = attempts.join_all().await;
@@ -77,7 +83,8 @@ pub async fn of_many_concurrent_attempts_one_is_granted<F: Fixture>(fixture: F) 
             .iter()
             .filter(|answer| matches!(answer, Attempt::Granted(_)))
             .count();
-        assert_eq!(granted, 1, "of 16 concurrent attempts for {key}");
+        let free = if alone { 16 } else { 1 };
+        assert_eq!(granted, free, "of 16 concurrent attempts for {free} keys");
     }
 }
 

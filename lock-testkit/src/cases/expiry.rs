@@ -14,7 +14,7 @@ use tokio::time::sleep;
 
 use super::{
     BOUND, BRIEF, EARLY, HOLD, MILLISECOND, SHORT, assert_lasts, assert_outlives, attempt, brief,
-    eventually, hold, is_free, key, locks, loss, owner, release, renew, scaled, sweep, take,
+    eventually, hold, is_free, key, locks, loss, owner, refused, release, renew, scaled, sweep, take,
     unrenewed, watched_locks,
 };
 use crate::faulty::{Effect, Op};
@@ -37,26 +37,35 @@ pub async fn an_entry_ends_by_itself<F: Fixture>(fixture: F) {
     take::<F>(&b, &key, &owner(), HOLD).await;
 }
 
-/// No entry ends before its ttl, also where that is no whole number of the store's units of time.
+/// No entry ends before its ttl, counted from its grant and from its renewal, also where that is no whole number of the store's
+/// units of time.
 pub async fn an_entry_lasts_at_least_its_ttl<F: Fixture>(fixture: F) {
     let (a, b) = (fixture.client().await, fixture.client().await);
     let ttls = [
         (Duration::from_micros(10_500), 8),
         (Duration::from_micros(20_900), 4),
-        (SHORT, 1),
+        (SHORT, 2),
     ];
     for (ttl, times) in ttls {
-        for _ in 0..times {
+        for time in 0..times {
             let (key, next) = (key(&fixture, "k"), owner());
-            let asked = loop {
+            let (me, mut asked) = loop {
                 let (asked, owner) = (Moment::now(), owner());
                 match a.try_acquire(AcquireRequest::new(&key, &owner, ttl)).await {
-                    Ok(Attempt::Granted(_)) => break asked,
+                    Ok(Attempt::Granted(_)) => break (owner, asked),
                     // A grant that counts only when others have it too may not get there in so short a time.
                     Err(error) if error.kind() == BackendErrorKind::Transient => {}
                     other => panic!("{key} should be granted: {other:?}"),
                 }
             };
+            if time % 2 == 1 {
+                sleep(3 * MILLISECOND).await;
+                let before = Moment::now();
+                // It may have ended by now.
+                if renew::<F>(&a, &key, &me, ttl, Renew::AtLeast).await == Ownership::Held {
+                    asked = before;
+                }
+            }
             while let Attempt::Busy(_) = attempt(&b, &key, &next, HOLD).await {
                 if F::PAUSED {
                     sleep(MILLISECOND).await
@@ -130,6 +139,22 @@ pub async fn an_entry_outlives_its_guard<F: Fixture>(fixture: F) {
         assert!(!is_free || !guard.is_held(), "{guard:?} has no entry");
         sleep(MILLISECOND).await;
     }
+}
+
+/// The entry belongs to its owner, and not to the client or the connection that took it: it is there until its ttl is over, and its
+/// owner can prolong and release it at another client.
+pub async fn an_entry_outlives_the_client_that_took_it<F: Fixture>(fixture: F) {
+    let (a, b) = (fixture.client().await, fixture.client().await);
+    let (key, me, asked) = (key(&fixture, "k"), owner(), Moment::now());
+    take::<F>(&a, &key, &me, HOLD).await;
+    drop(a);
+    // It may end in the background.
+    sleep(100 * MILLISECOND).await;
+    assert_lasts::<F>(&b, &key, HOLD, asked).await;
+    refused(&b, &key, &owner()).await;
+    let renewed = renew::<F>(&b, &key, &me, HOLD, Renew::AtLeast).await;
+    assert_eq!(renewed, Ownership::Held);
+    assert_eq!(release(&b, &key, &me).await, Ownership::Held);
 }
 
 /// Who waited for a lock has it for the whole ttl from the winning attempt on, however long the wait was.

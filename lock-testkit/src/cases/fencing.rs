@@ -28,7 +28,8 @@ pub async fn tokens_rise_over_a_thousand_grants<F: Fixture>(fixture: F) {
             let mut grants = 0;
             while grants < 100 && !is_enough(start) {
                 let owner = owner();
-                let request = AcquireRequest::new(&key, &owner, HOLD).with_tokens(1 + grants % 3);
+                let request =
+                    AcquireRequest::new(&key, &owner, HOLD).with_tokens(1 + grants % MAX_TOKENS);
                 match client
                     .try_acquire(request)
                     .await
@@ -85,7 +86,7 @@ pub async fn blocks_have_the_size_asked_for_and_are_given_once<F: Fixture>(fixtu
     }
 }
 
-/// The next token is greater although the entry before ended.
+/// The next token is greater although the entry before ended, also at a client that came since.
 pub async fn tokens_rise_across_expiry<F: Fixture>(fixture: F) {
     let (client, key) = (fixture.client().await, key(&fixture, "k"));
     let mut newest = take_block(&client, &key, &owner(), 3).await.last();
@@ -94,7 +95,7 @@ pub async fn tokens_rise_across_expiry<F: Fixture>(fixture: F) {
         assert!(next.first() > newest, "{next:?} after {newest}");
         newest = next.last();
     }
-    let next = take_block(&client, &key, &owner(), 1).await;
+    let next = take_block(&fixture.client().await, &key, &owner(), 1).await;
     assert!(next.first() > newest, "{next:?} after {newest}");
 }
 

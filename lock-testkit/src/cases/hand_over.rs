@@ -6,7 +6,8 @@ use lock_core::{
 };
 
 use super::{
-    HOLD, assert_lasts, hold, is_free, key, labelled, locks, owner, refused, release, renewed, take,
+    HOLD, assert_lasts, hold, is_free, key, labelled, locks, owner, refused, release, renewed,
+    take, take_and_let_end,
 };
 use crate::fixture::Fixture;
 
@@ -58,6 +59,14 @@ pub async fn a_hand_over_of_a_free_key_is_refused<F: Fixture>(fixture: F) {
     let (client, key) = (fixture.client().await, key(&fixture, "k"));
     let Attempt::Busy(busy) = hand_over(&client, &key, &owner(), &owner()).await else {
         panic!("a free lock was handed over");
+    };
+    assert_eq!(busy.holder, Holder::new());
+    assert!(is_free(&client, &key).await);
+
+    let old = owner();
+    take_and_let_end(&fixture, &client, &key, &old).await;
+    let Attempt::Busy(busy) = hand_over(&client, &key, &old, &owner()).await else {
+        panic!("a lock that had ended was handed over");
     };
     assert_eq!(busy.holder, Holder::new());
     assert!(is_free(&client, &key).await);

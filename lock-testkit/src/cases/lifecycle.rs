@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use lock_core::{
-    AcquireRequest, Attempt, LockBackend, LockError, Locks, LossReason, Moment, Ownership,
-    Released, Renew, RenewRequest,
+    AcquireRequest, Attempt, LockBackend, LockError, Locks, LossReason, MAX_LABEL_BYTES, Moment,
+    Ownership, Released, Renew, RenewRequest,
 };
 use tokio::runtime::{Builder, Handle};
 use tokio::time::{sleep, timeout};
@@ -14,14 +14,15 @@ use tokio::time::{sleep, timeout};
 use super::{
     BOUND, HOLD, LEASE, MILLISECOND, SHORT, Stopwatch, TERM, assert_lasts, attempt, comes_free,
     eventually, evict, hold, hook, is_enough, is_free, key, labelled, locks, loss, owner, refused, release,
-    remaining, renew, renewed, scaled, sweep, take, unrenewed, with_all,
+    remaining, renew, renewed, scaled, sweep, take, take_and_let_end, unrenewed, with_all,
 };
 use crate::fixture::Fixture;
 use crate::gap::Gap;
 use crate::leak::LeakCheck;
 
 /// A copy of a request that was granted gets the same grant, and does not shorten what was prolonged since. A copy asks
-/// for as many fencing tokens: a store need not remember how many it gave.
+/// for as many fencing tokens: a store need not remember how many it gave. One that comes when the entry has ended is a new
+/// attempt.
 pub async fn a_repeated_attempt_answers_the_same_grant_and_touches_nothing<F: Fixture>(fixture: F) {
     let (a, b, key, owner) = (
         fixture.client().await,
@@ -50,21 +51,42 @@ pub async fn a_repeated_attempt_answers_the_same_grant_and_touches_nothing<F: Fi
         "a copy of the request prolonged the entry"
     );
     assert_eq!(release(&a, &key, &owner).await, Ownership::Held);
+
+    let ended = take_and_let_end(&fixture, &a, &key, &owner).await;
+    let asked = Moment::now();
+    let grant = take::<F>(&b, &key, &owner, HOLD).await;
+    assert_lasts::<F>(&b, &key, HOLD, asked).await;
+    if let (Some(ended), Some(new)) = (ended.fencing, grant.fencing) {
+        assert!(new.first() > ended.last(), "{new:?} after {ended:?}");
+    }
+    assert_eq!(release(&a, &key, &owner).await, Ownership::Held);
 }
 
-/// Busy says who (by label), for how long yet, and with which token at most.
+/// Busy says who (by label, however long), for how long yet, and with which token at most.
 pub async fn a_busy_answer_names_the_holder<F: Fixture>(fixture: F) {
     let (a, b) = (fixture.client().await, fixture.client().await);
-    for label in [None, Some("web-1"), Some("a:b 🔒 \"x\"")] {
-        let key = key(&fixture, "k");
+    let longest = "x".repeat(MAX_LABEL_BYTES);
+    let labels = [
+        None,
+        Some("web-1"),
+        Some("a:b 🔒 \"x\""),
+        Some(longest.as_str()),
+    ];
+    for label in labels {
+        let (key, asked) = (key(&fixture, "k"), Moment::now());
         let holder = label.map_or_else(owner, labelled);
         let grant = take::<F>(&a, &key, &holder, HOLD).await;
+        let granted = Moment::now();
+        // So that what is left is not what there was.
+        sleep(50 * MILLISECOND + 2 * F::RESOLUTION).await;
+        let most = (HOLD + F::RESOLUTION).saturating_sub(granted.elapsed());
         let busy = refused(&b, &key, &owner()).await;
         assert_eq!(busy.holder.label.as_deref(), label);
         let left = busy.holder.remaining.expect("an entry of ours has an end");
+        let least = HOLD.saturating_sub(asked.elapsed() + F::RESOLUTION);
         assert!(
-            !left.is_zero() && left <= HOLD + F::RESOLUTION,
-            "{left:?} of {HOLD:?}"
+            least <= left && left <= most,
+            "told is {left:?}, left are {least:?} to {most:?}"
         );
         if let (Some(told), Some(given)) = (busy.holder.fencing, grant.fencing) {
             assert!(
@@ -72,6 +94,7 @@ pub async fn a_busy_answer_names_the_holder<F: Fixture>(fixture: F) {
                 "the holder's token is {given:?}, told was {told}"
             );
         }
+        assert_eq!(release(&b, &key, &holder).await, Ownership::Held);
     }
 }
 

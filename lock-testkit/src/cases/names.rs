@@ -68,7 +68,7 @@ pub async fn nearly_equal_names_are_different_locks<F: Fixture>(fixture: F) {
     let mut names = vec![name.to_owned(), upper, braced, format!(" {name}")];
     let endings = [
         "k", "\0", " ", ":", "/", "*", "?", "[k]", "\\", "\n", "\r", "\r\n", "\u{e9}", "e\u{301}",
-        "\u{200b}", "%00", "\\0",
+        "\u{200b}", "%00", "\\0", "%", "_",
     ];
     names.extend(endings.iter().map(|ending| format!("{name}{ending}")));
     let locks: Vec<_> = names

@@ -25,10 +25,13 @@ pub async fn a_release_frees_the_key<F: Fixture>(fixture: F) {
         Ownership::Absent,
         "never held"
     );
+    let other = super::key(&fixture, "other");
+    take::<F>(&a, &other, &holder, HOLD).await;
     take::<F>(&a, &key, &holder, HOLD).await;
     // From another client: ownership goes by owner, not by connection.
     assert_eq!(release(&b, &key, &holder).await, Ownership::Held);
     assert!(is_free(&a, &key).await);
+    refused(&a, &other, &owner()).await;
     take::<F>(&b, &key, &owner(), HOLD).await;
 }
 
@@ -94,6 +97,7 @@ pub async fn a_late_release_leaves_the_next_holder_alone<F: Fixture>(fixture: F)
     let (client, key, late, next) = (fixture.client().await, key(&fixture, "k"), owner(), owner());
     take_and_let_end(&fixture, &client, &key, &late).await;
     assert_eq!(release(&client, &key, &late).await, Ownership::Absent);
+    assert_eq!(release(&client, &key, &next).await, Ownership::Absent);
     let asked = Moment::now();
     take::<F>(&client, &key, &next, HOLD).await;
     assert_eq!(release(&client, &key, &late).await, Ownership::Taken);

@@ -73,6 +73,7 @@ pub async fn renewing_after_the_end_does_not_resurrect<F: Fixture>(fixture: F) {
     let (client, key, owner) = (fixture.client().await, key(&fixture, "k"), owner());
     take_and_let_end(&fixture, &client, &key, &owner).await;
     assert_stays_away::<F>(&client, &key, &owner).await;
+    assert_stays_away::<F>(&client, &key, &super::owner()).await;
 }
 
 /// An entry that was released stays away: a renewal may overtake the release.
@@ -140,7 +141,8 @@ pub async fn exactly_shortens<F: Fixture>(fixture: F) {
     }
 }
 
-/// A thousand renewals in one call, of keys that are held, free and taken, are answered one by one; none is none.
+/// A thousand renewals in one call, of keys that are held, free and taken, are answered one by one, also where one is for the holder
+/// of a key and the next for somebody who lost it; none is none.
 pub async fn a_thousand_renewals_are_answered_in_order<F: Fixture>(fixture: F) {
     // To take a thousand keys takes a while, at some stores.
     const TTL: Duration = Duration::from_secs(300);
@@ -166,16 +168,22 @@ pub async fn a_thousand_renewals_are_answered_in_order<F: Fixture>(fixture: F) {
     with_all(&held, |(key, holder)| take::<F>(&client, key, holder, TTL)).await;
     sleep(50 * MILLISECOND).await;
     let asked = Moment::now();
-    let batch: Vec<_> = keys
-        .iter()
-        .map(|(key, _)| RenewRequest::new(key, &me, TTL, Renew::AtLeast))
-        .collect();
+    let lost = owner();
+    let (mut batch, mut all) = (Vec::new(), Vec::new());
+    for (n, (key, expected)) in keys.iter().enumerate() {
+        batch.push(RenewRequest::new(key, &me, TTL, Renew::AtLeast));
+        all.push((key, *expected));
+        if n % 5 == 0 && *expected == Ownership::Held {
+            batch.push(RenewRequest::new(key, &lost, 2 * TTL, Renew::AtLeast));
+            all.push((key, Ownership::Taken));
+        }
+    }
     let answers = client.renew(&batch).await;
-    assert_eq!(answers.len(), keys.len(), "an answer is missing");
-    for (n, ((key, expected), answer)) in keys.iter().zip(answers).enumerate() {
+    assert_eq!(answers.len(), all.len(), "an answer is missing");
+    for (n, ((key, expected), answer)) in all.into_iter().zip(answers).enumerate() {
         assert_eq!(
             answer.expect("a renewal is answered"),
-            *expected,
+            expected,
             "renewal {n} of {key}"
         );
     }

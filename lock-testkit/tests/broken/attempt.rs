@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use lock_core::{
     AcquireRequest, Attempt, BackendError, Busy, FencingRange, FencingToken, Grant, LockBackend,
-    Moment, Renew, RenewRequest,
+    Moment, Owner, Renew, RenewRequest,
 };
 use tokio::runtime::Handle;
 use tokio::task::{self, yield_now};
@@ -21,6 +21,8 @@ impl Broken {
     ) -> Result<Attempt, BackendError> {
         let key = request.key;
         request.owner = self.identify(request.owner);
+        let cut = request.owner.expose().chars().take(64).collect::<String>();
+        let cut = Owner::from_exposed(cut);
         let entry = self.entry(key);
         let is_mine = entry
             .as_ref()
@@ -51,6 +53,27 @@ impl Broken {
             }
             Flaw::HandsOverFromAnybody if is_hand_over && !is_mine => {
                 request.from = holder.as_ref()
+            }
+            Flaw::HandsOverWhatHasEnded if is_hand_over => {
+                let ended = self.ended(key);
+                if ended.is_some_and(|(owner, _)| Some(&owner) == request.from) {
+                    request.from = None;
+                }
+            }
+            Flaw::RepeatsOutliveTheEntry => match self.ended(key) {
+                Some((owner, grant)) if owner == *request.owner => {
+                    return Ok(Attempt::Granted(grant));
+                }
+                _ => {}
+            },
+            Flaw::CutsLongLabels => request.owner = &cut,
+            Flaw::CallsContentionBusy => {
+                let others = self.store.attempts.fetch_add(1, Ordering::SeqCst);
+                yield_now().await;
+                self.store.attempts.fetch_sub(1, Ordering::SeqCst);
+                if others > 0 {
+                    return Ok(Attempt::Busy(Busy::default()));
+                }
             }
             Flaw::HandsOverWhatIsFree if holder.is_none() => request.from = None,
             Flaw::RefusesARepeatedHandOver if is_mine && is_hand_over => {
@@ -107,6 +130,13 @@ impl Broken {
                 let mut takers = self.store.takers.lock().unwrap();
                 takers.insert(key.as_str().to_owned(), task::try_id());
                 self.store.refused.lock().unwrap().remove(key.as_str());
+                let mut granted = self.store.granted.lock().unwrap();
+                granted.insert(key.as_str().to_owned(), (request.owner.clone(), grant));
+                self.life
+                    .taken
+                    .lock()
+                    .unwrap()
+                    .push(key.as_str().to_owned());
                 Ok(Attempt::Granted(self.tokens(grant)))
             }
             Attempt::Busy(mut busy) => {
@@ -124,6 +154,7 @@ impl Broken {
                     }
                     Flaw::BusyIsAnError => return Err(BackendError::transient("it is locked")),
                     Flaw::HidesTheLabel => busy.holder.label = None,
+                    Flaw::TellsTheWholeTtl => busy.holder.remaining = Some(ttl),
                     Flaw::TellsTheOwnerAsTheLabel => {
                         busy.holder.label = holder.map(|owner| owner.expose().to_owned());
                     }
@@ -162,10 +193,17 @@ impl Broken {
         };
         let (first, last) = (range.first().get(), range.last().get());
         let (first, last) = match self.flaw {
-            Flaw::ForgetsTokensOnRestart | Flaw::RenewsAwayTheToken => {
+            Flaw::ForgetsTokensOnRestart
+            | Flaw::RenewsAwayTheToken
+            | Flaw::ForgetsTokensWhenAClientComes => {
                 self.store.newest.store(last, Ordering::SeqCst);
                 let forgotten = self.store.forgotten.load(Ordering::SeqCst);
                 (first - forgotten, last - forgotten)
+            }
+            Flaw::CountsTimeOnly => {
+                let begun = self.store.begun.get_or_init(Moment::now).elapsed();
+                let now = 1 + u64::try_from(begun.as_micros()).unwrap();
+                (now, now + last - first)
             }
             Flaw::GivesOneTokenForEver => (1, 1),
             // Every entry of these cases is a new one.

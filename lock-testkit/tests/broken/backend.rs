@@ -81,6 +81,13 @@ impl LockBackend for Broken {
             .find_map(|answer| answer.as_ref().err().cloned());
         match (self.flaw, error) {
             (Flaw::AnswersInAnyOrder, _) => answers.reverse(),
+            (Flaw::AnswersByKey, _) => {
+                for place in 0..answers.len() {
+                    let of_its_key = |other: &RenewRequest<'_>| other.key == renewals[place].key;
+                    let last = renewals.iter().rposition(of_its_key).unwrap();
+                    answers[place] = answers[last].clone();
+                }
+            }
             (Flaw::OneErrorFailsAll, Some(error)) => answers.fill(Err(error)),
             _ => {}
         }
@@ -95,6 +102,12 @@ impl LockBackend for Broken {
         let owner = self.identify(owner);
         self.replicate(&key).await?;
         self.note_release(&key);
+        if self.flaw == Flaw::RemembersTheEnded {
+            let ended = self.ended(&key);
+            if ended.is_some_and(|(last, _)| last != *owner) {
+                return Ok(Ownership::Taken);
+            }
+        }
         let is_first = {
             let mut released = self.store.released.lock().unwrap();
             released.insert(owner.expose().to_owned())
@@ -103,6 +116,14 @@ impl LockBackend for Broken {
         let same_token = |one: &Owner| one.expose().get(..32) == owner.expose().get(..32);
         let taker = self.store.takers.lock().unwrap().get(key.as_str()).copied();
         match (self.flaw, &holder) {
+            (Flaw::ReleasesAllOfItsOwner, Some(holder)) if holder == owner => {
+                for (other, entry) in self.honest.entries() {
+                    if entry.owner == *owner && other != key.as_str() {
+                        self.honest.evict(&other);
+                    }
+                }
+                self.honest.release(&key, owner).await
+            }
             (Flaw::KeepsTheEntryOnRelease, Some(holder)) if holder == owner => Ok(Ownership::Held),
             (Flaw::DeletesWithoutComparing, Some(holder)) => {
                 self.honest.release(&key, holder).await
@@ -225,6 +246,9 @@ impl Broken {
             (Flaw::RenewsAwayTheToken, _) if is_mine => {
                 let newest = self.store.newest.load(Ordering::SeqCst);
                 self.store.forgotten.store(newest, Ordering::SeqCst);
+            }
+            (Flaw::RoundsRenewalsDown, _) => {
+                renewal.ttl = Duration::from_millis(renewal.ttl.as_millis().try_into().unwrap());
             }
             (Flaw::AtLeastShortens, _) => renewal.how = Renew::Exactly,
             (Flaw::ExactlyIsAtLeast, _) => renewal.how = Renew::AtLeast,

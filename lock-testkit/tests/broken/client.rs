@@ -3,11 +3,11 @@
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use lock_core::{
-    BackendError, BackendErrorKind, Busy, Holder, LockBackend, LockKey, Moment, Owner, Place,
+    BackendError, BackendErrorKind, Busy, Grant, Holder, LockBackend, LockKey, Moment, Owner, Place,
 };
 use lock_testkit::{Entry, Scripted};
 use tokio::sync::watch;
@@ -25,7 +25,7 @@ pub(crate) struct Broken {
     /// Who this client is, where that stands in for the owner.
     me: Owner,
     /// Of this client and its clones.
-    _life: Arc<Life>,
+    pub(super) life: Arc<Life>,
     /// How often connections had been cut when this client connected.
     pub(super) cuts: usize,
     /// When this client was last answered.
@@ -35,11 +35,33 @@ pub(crate) struct Broken {
 }
 
 /// Ends with the last clone of a client.
-struct Life(Arc<Store>);
+pub(super) struct Life {
+    flaw: Flaw,
+    store: Arc<Store>,
+    honest: Scripted,
+    /// The keys that this client took.
+    pub(super) taken: Mutex<Vec<String>>,
+}
+
+impl Life {
+    fn begin(flaw: Flaw, store: &Arc<Store>, honest: &Scripted) -> Arc<Self> {
+        Arc::new(Self {
+            flaw,
+            store: Arc::clone(store),
+            honest: honest.clone(),
+            taken: Mutex::default(),
+        })
+    }
+}
 
 impl Drop for Life {
     fn drop(&mut self) {
-        self.0.ended.fetch_add(1, Ordering::SeqCst);
+        self.store.ended.fetch_add(1, Ordering::SeqCst);
+        if self.flaw == Flaw::EndsWithItsClient {
+            self.taken.lock().unwrap().iter().for_each(|key| {
+                self.honest.evict(key);
+            });
+        }
     }
 }
 
@@ -72,6 +94,12 @@ pub(super) struct Store {
     pub(super) last: Mutex<HashMap<String, Owner>>,
     /// The owners whose entries were renewed.
     pub(super) renewed: Mutex<HashSet<String>>,
+    /// Who took each key last and did not release it, and what came with that.
+    pub(super) granted: Mutex<HashMap<String, (Owner, Grant)>>,
+    /// How many attempts are under way.
+    pub(super) attempts: AtomicUsize,
+    /// When the first token was given.
+    pub(super) begun: OnceLock<Moment>,
     /// Who held each key before the last step.
     pub(super) replica: Mutex<HashMap<String, Option<Holder>>>,
     /// Keys that somebody has subscribed to before.
@@ -84,11 +112,11 @@ pub(super) struct Store {
 
 impl Broken {
     pub(super) fn new(flaw: Flaw) -> Self {
-        let store = Arc::<Store>::default();
+        let (store, honest) = (Arc::<Store>::default(), honest(flaw));
         Self {
             flaw,
-            honest: honest(flaw),
-            _life: Arc::new(Life(Arc::clone(&store))),
+            life: Life::begin(flaw, &store, &honest),
+            honest,
             store,
             me: Owner::fresh(None).unwrap(),
             cuts: 0,
@@ -98,9 +126,13 @@ impl Broken {
     }
 
     pub(super) fn client(&self) -> Self {
+        if self.flaw == Flaw::ForgetsTokensWhenAClientComes {
+            let newest = self.store.newest.load(Ordering::SeqCst);
+            self.store.forgotten.store(newest, Ordering::SeqCst);
+        }
         Self {
             me: Owner::fresh(None).unwrap(),
-            _life: Arc::new(Life(Arc::clone(&self.store))),
+            life: Life::begin(self.flaw, &self.store, &self.honest),
             cuts: self.store.cuts.load(Ordering::SeqCst),
             answered: Arc::default(),
             told: Arc::default(),
@@ -135,6 +167,14 @@ impl Broken {
             Flaw::TrimsNames => text.trim().to_owned(),
             Flaw::LocksNamesWithoutPrefix => key.name().to_owned(),
             Flaw::NormalizesNames => text.replace("e\u{301}", "\u{e9}"),
+            Flaw::MatchesPatterns => {
+                let start = text.strip_suffix('_').unwrap_or(text);
+                let is_match = |other: &String| {
+                    start != text && other.starts_with(start) && other.len() == text.len()
+                };
+                let found = self.honest.entries().into_keys().find(is_match);
+                found.unwrap_or_else(|| text.to_owned())
+            }
             Flaw::CutsLongKeys => text.chars().take(500).collect(),
             _ => text.to_owned(),
         };
@@ -166,6 +206,13 @@ impl Broken {
             Flaw::OneOwnerPerClient => &self.me,
             _ => owner,
         }
+    }
+
+    /// Who took `key` last, did not release it and has it no more.
+    pub(super) fn ended(&self, key: &LockKey) -> Option<(Owner, Grant)> {
+        let granted = self.store.granted.lock().unwrap();
+        let last = granted.get(key.as_str()).cloned();
+        last.filter(|_| self.entry(key).is_none())
     }
 
     pub(super) fn note_release(&self, key: &LockKey) {

@@ -11,6 +11,7 @@ pub(crate) enum Flaw {
     BusyIsAnError,
     WaitsForTheHolder,
     TriesForAWhile,
+    CallsContentionBusy,
     OneOwnerPerClient,
     // expiry
     NeverEnds,
@@ -22,6 +23,7 @@ pub(crate) enum Flaw {
     CapsTheTtlAtAnHour,
     CountsWholeSeconds,
     SetsThenExpires,
+    EndsWithItsClient,
     // ownership
     KeepsTheEntryOnRelease,
     DeletesWithoutComparing,
@@ -30,6 +32,8 @@ pub(crate) enum Flaw {
     SaysAbsentButDeletes,
     OwnedByTheTask,
     ReleasesOnlyOnce,
+    ReleasesAllOfItsOwner,
+    RemembersTheEnded,
     // renewal
     RenewsNothing,
     RenewsOnce,
@@ -48,11 +52,15 @@ pub(crate) enum Flaw {
     RenewsUntilAClientEnds,
     ReadsThenRenews,
     RenewsAwayTheToken,
+    RoundsRenewalsDown,
+    AnswersByKey,
     // fencing
     GivesOneTokenForEver,
     CountsInTheEntry,
     ClaimsTooManyTokens,
     CountsNanoseconds,
+    CountsTimeOnly,
+    ForgetsTokensWhenAClientComes,
     // waiting
     WakesNobody,
     IsDeafBeforeTheWait,
@@ -77,9 +85,11 @@ pub(crate) enum Flaw {
     LocksNamesWithoutPrefix,
     CutsLongKeys,
     NormalizesNames,
+    MatchesPatterns,
     // hand-over
     HandsOverFromAnybody,
     HandsOverWhatIsFree,
+    HandsOverWhatHasEnded,
     RefusesARepeatedHandOver,
     // force
     ForceKeepsTheEntry,
@@ -96,7 +106,10 @@ pub(crate) enum Flaw {
     RepeatsShorten,
     RepeatsAreBusy,
     RepeatsGetNewTokens,
+    RepeatsOutliveTheEntry,
     HidesTheLabel,
+    CutsLongLabels,
+    TellsTheWholeTtl,
     InspectionDeletes,
     InspectsAReplica,
     DeclaresWakeUpsInVain,

@@ -56,6 +56,7 @@ exclusion::a_held_lock_is_busy_and_says_who_holds_it | BusyIsAnError | a held lo
 exclusion::a_lock_is_not_reentrant | OneOwnerPerClient | taken twice
 exclusion::holds_of_many_tasks_do_not_overlap | ChecksThenSets | two holds overlap
 exclusion::holds_of_many_tasks_do_not_overlap | GrantsWhatIsHeld | two holds overlap
+exclusion::of_many_concurrent_attempts_one_is_granted | CallsContentionBusy | of 16 concurrent attempts for 16 keys
 exclusion::of_many_concurrent_attempts_one_is_granted | ChecksThenSets | of 16 concurrent attempts
 exclusion::small_histories_are_linearizable | InspectsAReplica | no lock that does one thing at a time answers like this
 exclusion::two_holds_never_overlap | ChecksThenSets | two holds at a time
@@ -64,8 +65,10 @@ expiry::a_holder_that_was_frozen_leaves_the_next_one_alone | DeletesWithoutCompa
 expiry::a_lock_whose_holder_is_gone_comes_free_after_its_ttl | EndsEarly | it came free before the ttl was over
 expiry::a_ttl_counts_from_the_attempt_that_was_granted | CountsFromTheFirstAttempt | and its guard believes in
 expiry::an_entry_ends_by_itself | NeverEnds | not within 10s: the entry ends
+expiry::an_entry_lasts_at_least_its_ttl | RoundsRenewalsDown | an entry for 10.5ms ended after
 expiry::an_entry_lasts_at_least_its_ttl | RoundsTheTtlDown | an entry for 10.5ms ended after
 expiry::an_entry_outlives_its_guard | CountsFromItsLastAnswer | and its guard believes in
+expiry::an_entry_outlives_the_client_that_took_it | EndsWithItsClient | should be held and is free
 expiry::every_entry_has_an_end | HasNoEnd | has no end
 expiry::the_longest_ttl_is_kept_and_no_other_ttl_is_sent | CapsTheTtlAtAnHour | and should last 86
 expiry::the_shortest_ttls_end_and_leave_nothing | CountsWholeSeconds | an entry for 10ms lasts
@@ -83,12 +86,14 @@ faults::a_wait_ends_in_time_at_a_store_that_stands_still | BlocksTheThread | a w
 faults::an_attempt_that_arrives_after_it_was_given_up_does_not_stay | ReleasesOnlyOnce | is free again
 faults::an_attempt_that_was_cut_off_is_never_busy | CallsACutBusy | nobody has it, and it is busy
 faults::requests_that_arrive_twice_are_done_once | RepeatsAreBusy | the second copy is the same owner's
-fencing::blocks_have_the_size_asked_for_and_are_given_once | ClaimsTooManyTokens | for 1 tokens
 fencing::a_guard_that_is_extended_keeps_its_token | RenewsAwayTheToken | Some(FencingToken(1)), then Some(FencingToken(1))
+fencing::blocks_have_the_size_asked_for_and_are_given_once | ClaimsTooManyTokens | for 1 tokens
 fencing::each_guard_carries_a_greater_token | GivesOneTokenForEver | Some(FencingToken(1)), then Some(FencingToken(1))
 fencing::tokens_fit_into_53_bits | CountsNanoseconds | FencingRange { first: FencingToken(1152921504606846977)
 fencing::tokens_rise_across_eviction | CountsInTheEntry | after FencingRange
 fencing::tokens_rise_across_expiry | CountsInTheEntry | ) } after 3
+fencing::tokens_rise_across_expiry | ForgetsTokensWhenAClientComes | after
+fencing::tokens_rise_over_a_thousand_grants | CountsTimeOnly | came before FencingRange
 fencing::tokens_rise_over_a_thousand_grants | GivesOneTokenForEver | came before FencingRange
 force::a_free_lock_is_nobodys_to_be_taken_from | ForceFindsSomebody | nobody held it
 force::a_holder_hears_that_its_lock_was_taken_by_force | ForceKeepsTheEntry | is not lost within
@@ -100,25 +105,29 @@ force::what_is_no_lock_is_not_taken_by_force | ForceTakesWhatIsNoLock | somethin
 guards::a_forgotten_guard_ends_with_the_longest_hold | NeverEnds | is free again
 guards::a_guard_is_released_wherever_it_is_dropped | OwnedByTheTask | is free again
 guards::a_guard_outlives_the_locks_it_came_from | RenewsUntilAClientEnds | nothing kept it from being renewed
-guards::what_is_left_of_a_guard_is_known_without_the_store | EndsEarly | and its guard believes in
 guards::two_hundred_locks_of_one_client_are_all_kept | RenewsTheFirstOfABatch | and its guard believes in
+guards::what_is_left_of_a_guard_is_known_without_the_store | EndsEarly | and its guard believes in
 guards::with_lets_go_however_its_body_ends | OwnedByTheTask | is free again
 guards::with_says_that_the_lock_was_lost | DeletesWithoutComparing | the lock was lost, and `with` returned Ok(())
 hand_over::a_hand_over_from_a_stranger_is_refused | HandsOverFromAnybody | a stranger handed the lock over
+hand_over::a_hand_over_of_a_free_key_is_refused | HandsOverWhatHasEnded | a lock that had ended was handed over
 hand_over::a_hand_over_of_a_free_key_is_refused | HandsOverWhatIsFree | a free lock was handed over
 hand_over::a_hand_over_replaces_the_owner_once | HandsOverFromAnybody | handed over twice
 hand_over::a_repeated_hand_over_answers_the_same_grant | RefusesARepeatedHandOver | left: Busy(
 hand_over::a_ticket_works_once | HandsOverFromAnybody | resumed twice
+lifecycle::a_busy_answer_names_the_holder | CutsLongLabels | xxxx
 lifecycle::a_busy_answer_names_the_holder | HidesTheLabel | left: None & right: Some("web-1")
+lifecycle::a_busy_answer_names_the_holder | TellsTheWholeTtl | told is
 lifecycle::a_declared_gap_is_one | HidesFencing | no fencing tokens here
 lifecycle::a_dropped_call_leaves_the_store_usable | StaysLockedWhenDropped | an attempt is answered: BackendError
 lifecycle::a_hundred_holds_leave_no_task_behind | LeavesATask | tasks alive
-lifecycle::losses_leave_no_task_behind | LeavesATask | tasks alive
+lifecycle::a_repeated_attempt_answers_the_same_grant_and_touches_nothing | RepeatsOutliveTheEntry | should be held and is free
 lifecycle::a_repeated_attempt_answers_the_same_grant_and_touches_nothing | RepeatsShorten | and should last
 lifecycle::a_runtime_that_is_shut_down_leaves_no_lock_behind | NeverEnds | is free again
 lifecycle::a_shutdown_releases_what_is_held_and_refuses_what_is_new | KeepsTheEntryOnRelease | is still held
 lifecycle::a_status_tells_who_holds_the_lock | InspectionDeletes | it is held
 lifecycle::an_inspection_tells_and_changes_nothing | InspectionDeletes | it is held
+lifecycle::losses_leave_no_task_behind | LeavesATask | tasks alive
 lifecycle::one_thread_is_enough | BlocksTheThread | the only thread was kept for
 lifecycle::what_is_declared_stays_and_is_there | DeclaresWakeUpsInVain | left: false & right: true
 loss::a_guard_is_lost_when_the_same_client_took_the_lock_anew | RenewsForStrangers | is not lost within
@@ -143,12 +152,14 @@ outages::a_stalled_store_is_waited_for_no_longer_than_said | CallsAStallBusy | i
 outages::a_subscription_outlives_cut_connections | LosesSubscriptionsWhenCut | not woken within
 outages::a_waiter_outlives_cut_connections | NeverReconnects | assertion failed: next.is_ok_and(|next| next.is_held())
 outages::tokens_rise_across_a_restart | ForgetsTokensOnRestart | Some(FencingToken(1)), then Some(FencingToken(1))
-outages::what_was_cut_off_is_not_sent_again | SendsAgainWhenCut | an attempt was sent again, unsaid
 outages::what_is_said_not_to_be_done_is_not_done | CallsALostGrantARefusal | it was applied, and was said not to be: connection reset
 outages::what_is_said_not_to_be_done_is_not_done | CallsALostReleaseARefusal | is held and was granted again
+outages::what_was_cut_off_is_not_sent_again | SendsAgainWhenCut | an attempt was sent again, unsaid
 ownership::a_guard_may_go_to_other_tasks_and_threads | OwnedByTheTask | left: Some(TakenOver) & right: Some(Released)
 ownership::a_late_release_leaves_the_next_holder_alone | DeletesWithoutComparing | left: Held & right: Taken
+ownership::a_late_release_leaves_the_next_holder_alone | RemembersTheEnded | left: Taken & right: Absent
 ownership::a_release_frees_the_key | KeepsTheEntryOnRelease | assertion failed: is_free(&a, &key).await
+ownership::a_release_frees_the_key | ReleasesAllOfItsOwner | is held and was granted again
 ownership::a_stranger_cannot_release | DeletesWithoutComparing | left: Held & right: Taken
 ownership::releasing_twice_is_harmless | DeletesWithoutComparing | left: Held & right: Taken
 ownership::the_whole_owner_is_compared | ComparesTheTokenOnly | left: Held & right: Taken
@@ -163,6 +174,7 @@ renewal::a_renewal_may_be_for_longer_than_the_grant | RenewsForNoMoreThanThirtyS
 renewal::a_renewal_prolongs | RenewsNothing | and should last
 renewal::a_renewal_whose_answer_is_lost_is_repeated | RenewalsAddUp | the entry lasts 19
 renewal::a_stranger_cannot_renew | RenewsForStrangers | left: Held & right: Taken
+renewal::a_thousand_renewals_are_answered_in_order | AnswersByKey | left: Taken & right: Held
 renewal::a_thousand_renewals_are_answered_in_order | AnswersInAnyOrder | left: Absent & right: Held
 renewal::at_least_never_shortens | AtLeastShortens | and should last
 renewal::exactly_shortens | ExactlyIsAtLeast | asked was
@@ -191,6 +203,6 @@ waiting::dropping_one_subscription_leaves_the_others | UnsubscribesAll | not wok
 waiting::retries_are_made_as_often_as_was_asked | WakesForNoReason |  attempts
 waiting::those_who_died_in_line_keep_nobody_waiting | KeepsThePlacesOfTheDead | they wait for the dead
 waiting::those_who_died_in_line_keep_nobody_waiting | WaitsForEachOfTheDead | they wait for the dead
-waiting::waiters_that_go_do_not_keep_the_others_waiting | WakesTheFirstOfAllOnly | who stays is served
 waiting::waiters_are_served_in_the_order_they_came | ServesWhoComesFirst | who came last is served first
+waiting::waiters_that_go_do_not_keep_the_others_waiting | WakesTheFirstOfAllOnly | who stays is served
 "#;

@@ -626,6 +626,58 @@ pub(crate) const TABLE: &[(Flaw, &[&str])] = &[
             "scale::after_a_long_time_of_cut_connections_nothing_is_left",
         ],
     ),
+    (
+        CallsContentionBusy,
+        &["exclusion::of_many_concurrent_attempts_one_is_granted"],
+    ),
+    (
+        EndsWithItsClient,
+        &["expiry::an_entry_outlives_the_client_that_took_it"],
+    ),
+    (
+        ReleasesAllOfItsOwner,
+        &["ownership::a_release_frees_the_key"],
+    ),
+    (
+        RemembersTheEnded,
+        &["ownership::a_late_release_leaves_the_next_holder_alone"],
+    ),
+    (
+        RoundsRenewalsDown,
+        &["expiry::an_entry_lasts_at_least_its_ttl"],
+    ),
+    (
+        AnswersByKey,
+        &["renewal::a_thousand_renewals_are_answered_in_order"],
+    ),
+    (
+        CountsTimeOnly,
+        &["fencing::tokens_rise_over_a_thousand_grants"],
+    ),
+    (
+        ForgetsTokensWhenAClientComes,
+        &["fencing::tokens_rise_across_expiry"],
+    ),
+    (
+        MatchesPatterns,
+        &["names::nearly_equal_names_are_different_locks"],
+    ),
+    (
+        HandsOverWhatHasEnded,
+        &["hand_over::a_hand_over_of_a_free_key_is_refused"],
+    ),
+    (
+        RepeatsOutliveTheEntry,
+        &["lifecycle::a_repeated_attempt_answers_the_same_grant_and_touches_nothing"],
+    ),
+    (
+        CutsLongLabels,
+        &["lifecycle::a_busy_answer_names_the_holder"],
+    ),
+    (
+        TellsTheWholeTtl,
+        &["lifecycle::a_busy_answer_names_the_holder"],
+    ),
     (ForgetsOnRestart, &["outages::a_lock_outlives_a_restart"]),
     (
         ForgetsAndRenews,
