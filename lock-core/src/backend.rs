@@ -27,8 +27,9 @@ pub const MAX_TOKENS: u16 = 64;
 /// 2. An entry always has an end, set in the same step as the entry. `expiry::every_entry_has_an_end`,
 ///    `expiry::a_dropped_attempt_leaves_nothing_without_an_end`
 /// 3. An entry lasts at least as long as asked: round a ttl up to the store's resolution, which the fixture of its tests names
-///    where that is more than a millisecond.
-///    `expiry::an_entry_lasts_at_least_its_ttl`, `expiry::an_entry_outlives_its_guard`
+///    where that is more than a millisecond. It is its owner's, and not the client's that took it.
+///    `expiry::an_entry_lasts_at_least_its_ttl`, `expiry::an_entry_outlives_its_guard`,
+///    `expiry::an_entry_outlives_the_client_that_took_it`
 /// 4. Nothing but [`try_acquire`](Self::try_acquire) creates an entry.
 ///    `renewal::renewing_after_the_end_does_not_resurrect`, `renewal::renewing_after_a_release_does_not_resurrect`
 /// 5. Only the owner in the request may lose or prolong its entry. The whole owner is compared.
@@ -73,7 +74,8 @@ pub trait LockBackend: Debug + Send + Sync + 'static {
 
     /// Prolongs entries: one or thousands, in as few commands as the store allows.
     ///
-    /// 1. Answers in the order asked; lock-core counts a missing answer as unknown.
+    /// 1. Answers in the order asked; lock-core counts a missing answer as unknown. A key may be there several times, for its
+    ///    owner and for who was.
     ///    `renewal::a_thousand_renewals_are_answered_in_order`
     /// 2. [`Renew::AtLeast`] never shortens what is left of the entry; [`Renew::Exactly`] sets it.
     ///    `renewal::at_least_never_shortens`, `renewal::exactly_shortens`

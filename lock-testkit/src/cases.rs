@@ -9,7 +9,10 @@
 //! fixture declares a gap. It panics if the promise is broken, or the store has not what [`Case::needs`] lists.
 //!
 //! With the environment variable `FENCELOCK_LONG`, what is of many rounds, clients or locks is as much, and what lasts is as long,
-//! as SCENARIOS says, which takes half an hour; without it there is a little of each. The soaks of [`scale`] print the seed of all
+//! as SCENARIOS says, which takes half an hour. Without it that is so where it is cheap, of some in virtual time alone, and there is
+//! a little of the rest: [`exclusion::holds_of_many_tasks_do_not_overlap`], [`processes::holds_of_several_processes_do_not_overlap`],
+//! [`expiry::the_shortest_ttls_end_and_leave_nothing`], [`waiting::a_hundred_waiters_are_all_served`],
+//! [`waiting::those_who_died_in_line_keep_nobody_waiting`] and [`scale`] say how much, and no CI of ours runs more. The soaks of [`scale`] print the seed of all
 //! that they try at random, which a test that fails shows; with `FENCELOCK_SEED` set to it they try the same again.
 //!
 //! # What is no case
@@ -20,6 +23,7 @@
 //! | Row | Why it is no case | Where it is shown |
 //! |---|---|---|
 //! | T14, a machine that is suspended | no test suspends the machine | `lock-core/src/clock.rs`: the further of two clocks counts, `elapsed_time_is_the_larger_of_both_clocks`; never on a machine that was |
+//! | T03, optimized | how the tests are built is for who builds them: `cargo test --release conformance::expiry` | nowhere |
 //! | C09, owners are distinct | lock-core makes them, not the backend | `lock-core/src/owner.rs`: `a_hundred_thousand_owners_of_eight_threads_are_all_distinct`; `lock-core/src/acquire/entropy_tests.rs`: `without_randomness_nothing_is_sent_and_the_error_says_so` |
 //! | C12, databases | not every store has them; [`names`] has the prefixes | `lock-redis/tests/contract.rs`: `databases_of_one_server_are_independent` |
 //! | C25, an error that lasts, and its source | what lasts is the store's to say, which no hook can make it say, and lock-core to pass on; [`errors`] has the others | `lock-testkit/tests/core_acquire.rs`: `every_failure_has_a_variant_of_its_own`, `what_no_retry_mends_comes_at_once`; `lock-redis/tests/security.rs`: `wrong_credentials_are_permanent_and_never_printed` |
@@ -255,7 +259,7 @@ macro_rules! for_each_case {
                 a_dropped_call_leaves_the_store_usable
                 a_status_tells_who_holds_the_lock
                 a_shutdown_releases_what_is_held_and_refuses_what_is_new
-                a_hundred_holds_leave_no_task_behind
+                two_hundred_holds_leave_no_task_behind
                 losses_leave_no_task_behind [Evict]
                 a_runtime_that_is_shut_down_leaves_no_lock_behind
                 one_thread_is_enough

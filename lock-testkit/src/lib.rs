@@ -34,6 +34,9 @@
 //! | `release` | `Absent` | delete it, answer `Held` | `Taken` |
 //! | `inspect` | `None` | its holder | its holder |
 //!
+//! An entry that has ended and is still there, as a row or a file may be, is none, whoever asks: also its owner of before, and who
+//! hands over from it.
+//!
 //! The holder, in `Busy` too, is the label that the owner's text carries ([`Owner::label_in`](lock_core::Owner::label_in)),
 //! what is left of the entry, which you have to tell, and the last fencing token that it was granted, or a greater one that
 //! was given, where you have any.
@@ -45,7 +48,8 @@
 //! **4. Declare what it can do,** and no more: what is declared is tested, and so is that nothing is missing unsaid. A
 //! client that may send a request again by itself declares [`resends`](field@lock_core::Capabilities::resends), and its fixture
 //! [`Gap::SendsOnce`]; not tested is whether it ever does.
-//! Start with [`Capabilities::new`](lock_core::Capabilities::new) and add fencing tokens first. They have to rise also after
+//! Start with [`Capabilities::new`](lock_core::Capabilities::new), which declares nothing, and the [gaps](Gap) that are left; add
+//! fencing tokens first. They have to rise also after
 //! the entry was deleted and after the store lost its data: the greater of the last token + 1 and the store's time in
 //! microseconds does. The file backend has no wake-ups, and its waiters look again every now and then.
 //!
@@ -101,7 +105,8 @@
 //!
 //! `cargo test` runs a test for each case (so does `cargo nextest run`, each in a process of its own),
 //! `cargo test conformance::renewal` those of one promise. A test that fails has the
-//! promise as its name; its documentation in [`cases`] says more. What you declare in [`GAPS`](Fixture::GAPS) is skipped, with a
+//! promise as its name; its documentation in [`cases`] says more. Where it failed in `steps.rs`, in what many cases do, `RUST_BACKTRACE=1`
+//! shows the line of the case. What you declare in [`GAPS`](Fixture::GAPS) is skipped, with a
 //! line that begins with `SKIPPED`, and `cargo test conformance::report -- --nocapture` prints the whole list for your readers.
 //! What you declare although it is there fails, as does what is missing and not declared. A new version of lock-testkit brings its
 //! new cases along.

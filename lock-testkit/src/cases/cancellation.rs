@@ -14,8 +14,9 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use super::{
-    BOUND, HOLD, LEASE, MILLISECOND, SECOND, TERM, assert_lasts, assert_outlives, beside, comes_free,
-    distant_locks, eager, eventually, hold, key, owner, refused, release, take, unrenewed,
+    BOUND, HOLD, LEASE, MILLISECOND, SECOND, TERM, assert_lasts, assert_outlives, beside,
+    comes_free, distant_locks, eager, eventually, hold, key, owner, refused, release, take,
+    unrenewed,
 };
 use crate::fixture::Fixture;
 use crate::leak::LeakCheck;

@@ -11,7 +11,7 @@ use tokio::time::sleep;
 
 use super::{
     BOUND, HOLD, MILLISECOND, assert_lasts, attempt, beside, eager, hold, is_enough, key, labelled,
-    locks, owner, refused, release, renew, scaled, take, unrenewed, watched_locks,
+    locks, owner, refused, release, renew, sized, take, unrenewed, watched_locks,
 };
 use crate::fixture::Fixture;
 use crate::history::History;
@@ -160,8 +160,7 @@ pub async fn a_lock_is_not_reentrant<F: Fixture>(fixture: F) {
 /// What sixteen tasks at four clients believe about three locks fits together: no two hold one at the same time, and a
 /// counter that is read, left alone for a while and then written loses nothing.
 pub async fn holds_of_many_tasks_do_not_overlap<F: Fixture>(fixture: F) {
-    // As many as the catalogue wants where time costs nothing, and at a real store only if somebody has it.
-    let rounds = if F::PAUSED { 500 } else { scaled(12, 500) };
+    let rounds = sized::<F, _>(12, 500);
     let history = if F::PAUSED {
         History::in_paused_time()
     } else {

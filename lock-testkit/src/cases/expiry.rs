@@ -14,8 +14,8 @@ use tokio::time::sleep;
 
 use super::{
     BOUND, BRIEF, EARLY, HOLD, MILLISECOND, SHORT, assert_lasts, assert_outlives, attempt, brief,
-    eventually, hold, is_free, key, locks, loss, owner, refused, release, renew, scaled, sweep, take,
-    unrenewed, watched_locks,
+    eventually, hold, is_free, key, locks, loss, owner, refused, release, renew, sized, sweep,
+    take, unrenewed, watched_locks,
 };
 use crate::faulty::{Effect, Op};
 use crate::fixture::Fixture;
@@ -252,14 +252,15 @@ pub async fn the_longest_ttl_is_kept_and_no_other_ttl_is_sent<F: Fixture>(fixtur
 }
 
 /// The shortest ttls are granted late, or end, and leave nothing; where they are renewed, that is not again and again without a
-/// pause. (Thirty times; with `FENCELOCK_LONG` a thousand.)
+/// pause. (Thirty times; a thousand in virtual time, and with `FENCELOCK_LONG`.)
 pub async fn the_shortest_ttls_end_and_leave_nothing<F: Fixture>(fixture: F) {
     let ((client, locks), oracle) = (watched_locks(&fixture).await, fixture.client().await);
     for ttl in [MIN_TTL, MIN_TTL + MILLISECOND, 2 * MIN_TTL] {
         for renewal in [RenewalPolicy::never(), RenewalPolicy::default()] {
             let key = key(&fixture, "k");
             let lock = locks.lock(key.name()).with_ttl(ttl).with_renewal(renewal);
-            for _ in 0..scaled(5, 170) {
+            let start = Moment::now();
+            for _ in (0..sized::<F, _>(5, 170)).take_while(|_| start.elapsed() < BOUND) {
                 match lock.try_acquire().await {
                     Ok(guard) if renewal == RenewalPolicy::never() => {
                         let found = oracle.inspect(&key).await;

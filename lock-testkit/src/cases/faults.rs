@@ -7,9 +7,9 @@ use tokio::time::timeout;
 
 use super::cut_off::{Cuts, connected, cut_off};
 use super::{
-    BOUND, EARLY, HOLD, LEASE, OP, Stopwatch, TERM, assert_lasts, assert_outlives, brief, comes_free,
-    cut_connections, eventually, hold, is_free, key, locks, owner, refused, release, renewed,
-    stall, take, unrenewed, watched_locks,
+    BOUND, EARLY, HOLD, LEASE, OP, Stopwatch, TERM, assert_lasts, assert_outlives, brief,
+    comes_free, cut_connections, eventually, hold, is_free, key, locks, owner, refused, release,
+    renewed, stall, take, unrenewed, watched_locks,
 };
 use crate::faulty::{Effect, Faulty, Op};
 use crate::fixture::Fixture;

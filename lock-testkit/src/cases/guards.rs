@@ -14,9 +14,9 @@ use tokio::task::{LocalSet, spawn_blocking, spawn_local};
 use tokio::time::{sleep, timeout};
 
 use super::{
-    BOUND, BRIEF, HOLD, LEASE, MILLISECOND, OP, TERM, assert_outlives, brief, comes_free, distant_locks,
-    eventually, evict, hold, is_free, key, locks, loss, owner, refused, release, renewed, take,
-    watched_locks, with_all,
+    BOUND, BRIEF, HOLD, LEASE, MILLISECOND, OP, TERM, assert_outlives, brief, comes_free,
+    distant_locks, eventually, evict, hold, is_free, key, locks, loss, owner, refused, release,
+    renewed, take, watched_locks, with_all,
 };
 use crate::faulty::{Effect, Op};
 use crate::fixture::Fixture;

@@ -184,7 +184,7 @@ pub async fn a_thousand_renewals_are_answered_in_order<F: Fixture>(fixture: F) {
         assert_eq!(
             answer.expect("a renewal is answered"),
             expected,
-            "renewal {n} of {key}"
+            "the answer to renewal {n}, of {key}, which may be there for another owner too"
         );
     }
     keys.retain(|(_, expected)| *expected == Ownership::Held);

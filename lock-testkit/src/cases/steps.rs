@@ -106,6 +106,11 @@ pub(crate) async fn with_all<T, Fut: Future>(
     }
 }
 
+/// The same, and what the catalogue says also where time costs nothing.
+pub(crate) fn sized<F: Fixture, T>(usual: T, long: T) -> T {
+    if F::PAUSED { long } else { scaled(usual, long) }
+}
+
 fn as_is<F: Fixture>(fixture: &F, locks: Locks) -> Locks {
     locks
         .with_prefix(fixture.prefix())

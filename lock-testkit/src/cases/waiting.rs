@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::{
     BOUND, EARLY, HOLD, MILLISECOND, OP, SHORT, assert_lasts, distant_locks, eager, eventually,
-    key, labelled, locks, owner, refused, release, scaled, take, unrenewed, watched_locks,
+    key, labelled, locks, owner, refused, release, scaled, sized, take, unrenewed, watched_locks,
     with_all,
 };
 use crate::faulty::{Effect, Op};
@@ -121,13 +121,13 @@ pub async fn a_waiter_is_served_after_a_release<F: Fixture>(fixture: F) {
 /// A hundred waiters at four clients are served one after the other, until none is left. (With `FENCELOCK_LONG` a thousand.)
 pub async fn a_hundred_waiters_are_all_served<F: Fixture>(fixture: F) {
     let (key, holder) = (key(&fixture, "k"), fixture.client().await);
-    let me = owner();
+    let (me, of_each) = (owner(), scaled(25, 250));
     take::<F>(&holder, &key, &me, HOLD).await;
     let mut waiters = JoinSet::new();
     for _ in 0..4 {
         let lock = locks(&fixture).await.lock(key.name());
         let lock = lock.with_options(patient()).with_wait(12 * BOUND);
-        for _ in 0..waiters_of_each() {
+        for _ in 0..of_each {
             let lock = lock.clone();
             waiters.spawn(async move {
                 let guard = lock.acquire().await.expect("everybody is served");
@@ -138,15 +138,14 @@ pub async fn a_hundred_waiters_are_all_served<F: Fixture>(fixture: F) {
     }
     sleep(50 * MILLISECOND).await;
     assert_eq!(release(&holder, &key, &me).await, Ownership::Held);
-    // Before the ttl of a holder is over, when all would look by themselves.
-    let served = timeout(scaled(2, 9) * BOUND, waiters.join_all()).await;
-    let served = served.expect("all are served").len();
-    assert_eq!(served, 4 * waiters_of_each());
-}
-
-/// Of four clients.
-fn waiters_of_each() -> usize {
-    scaled(25, 250)
+    // Each before the ttl of a holder is over, when all would look by themselves.
+    let mut served = 0;
+    let next = async |waiters: &mut JoinSet<()>| timeout(BOUND, waiters.join_next()).await;
+    while let Some(waiter) = next(&mut waiters).await.expect("all are served") {
+        waiter.expect("no panic");
+        served += 1;
+    }
+    assert_eq!(served, 4 * of_each);
 }
 
 /// Waiters that give up, or are dropped, neither get the lock nor keep those that stay from it.
@@ -188,18 +187,18 @@ pub async fn waiters_that_go_do_not_keep_the_others_waiting<F: Fixture>(fixture:
     assert_eq!(served.expect("who stays is served").len(), 12);
 }
 
-/// A hundred waiters whose wait is over before the lock is free are told so, by then and not before; the holder's entry is
-/// as it was. (With `FENCELOCK_LONG` a thousand.)
+/// A thousand waiters whose wait is over before the lock is free are told so, by then and not before; the holder's entry is
+/// as it was.
 pub async fn a_wait_that_is_over_says_who_holds_the_lock<F: Fixture>(fixture: F) {
     // Who the holder is, one of each client's is told by the store, and the others by that one: some time before.
-    let wait = 4 * OP;
+    let wait = 2 * OP;
     let (key, holder) = (key(&fixture, "k"), fixture.client().await);
     let (me, asked) = (labelled("me"), Moment::now());
     take::<F>(&holder, &key, &me, HOLD).await;
     let mut waiters = JoinSet::new();
     for _ in 0..4 {
         let lock = locks(&fixture).await.lock(key.name()).with_wait(wait);
-        for _ in 0..waiters_of_each() {
+        for _ in 0..250 {
             let lock = lock.clone();
             waiters.spawn(async move {
                 let start = Moment::now();
@@ -385,7 +384,8 @@ pub async fn waiters_are_served_in_the_order_they_came<F: Fixture>(fixture: F) {
 }
 
 /// Waiters that died in line, and neither try again nor leave, keep those that live waiting for a minute in all, however many
-/// there are; these are served in order. (A hundred that died; with `FENCELOCK_LONG` a thousand.)
+/// there are; these are served in order. (A hundred that died; a thousand in virtual time, and with
+/// `FENCELOCK_LONG`.)
 pub async fn those_who_died_in_line_keep_nobody_waiting<F: Fixture>(fixture: F) {
     let ((holder, me), key) = ((fixture.client().await, owner()), key(&fixture, "k"));
     take::<F>(&holder, &key, &me, HOLD).await;
@@ -393,12 +393,15 @@ pub async fn those_who_died_in_line_keep_nobody_waiting<F: Fixture>(fixture: F) 
     let (frozen, mut dead) = (fixture.client().await, Vec::new());
     let (served, mut living) = (Arc::default(), JoinSet::new());
     for place in 0..2 {
+        let start = Moment::now();
         let die = async |_| {
             let busy = refused(&frozen, &key, &owner()).await;
             let subscribed = frozen.wakeups()?.subscribe(&key, busy.place.as_ref()).await;
             Some(subscribed.expect("a subscription is confirmed"))
         };
-        dead.extend(with_all(0..scaled(50, 500), die).await);
+        // All of them while the lock is held yet.
+        let all = (0..sized::<F, _>(50, 500)).take_while(|_| start.elapsed() < HOLD / 4);
+        dead.extend(with_all(all, die).await);
         living.spawn(comes(&fixture, &key, place, &served).await);
     }
     assert_eq!(release(&holder, &key, &me).await, Ownership::Held);

@@ -117,10 +117,10 @@ hand_over::a_repeated_hand_over_answers_the_same_grant | RefusesARepeatedHandOve
 hand_over::a_ticket_works_once | HandsOverFromAnybody | resumed twice
 lifecycle::a_busy_answer_names_the_holder | CutsLongLabels | xxxx
 lifecycle::a_busy_answer_names_the_holder | HidesTheLabel | left: None & right: Some("web-1")
-lifecycle::a_busy_answer_names_the_holder | TellsTheWholeTtl | told is
+lifecycle::a_busy_answer_names_the_holder | TellsTheWholeTtl | busy told 30s
 lifecycle::a_declared_gap_is_one | HidesFencing | no fencing tokens here
 lifecycle::a_dropped_call_leaves_the_store_usable | StaysLockedWhenDropped | an attempt is answered: BackendError
-lifecycle::a_hundred_holds_leave_no_task_behind | LeavesATask | tasks alive
+lifecycle::two_hundred_holds_leave_no_task_behind | LeavesATask | tasks alive
 lifecycle::a_repeated_attempt_answers_the_same_grant_and_touches_nothing | RepeatsOutliveTheEntry | should be held and is free
 lifecycle::a_repeated_attempt_answers_the_same_grant_and_touches_nothing | RepeatsShorten | and should last
 lifecycle::a_runtime_that_is_shut_down_leaves_no_lock_behind | NeverEnds | is free again

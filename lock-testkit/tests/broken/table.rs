@@ -498,7 +498,7 @@ pub(crate) const TABLE: &[(Flaw, &[&str])] = &[
     (
         LeavesATask,
         &[
-            "lifecycle::a_hundred_holds_leave_no_task_behind",
+            "lifecycle::two_hundred_holds_leave_no_task_behind",
             "lifecycle::losses_leave_no_task_behind",
             "cancellation::a_storm_of_timeouts_leaves_nothing_behind",
         ],
