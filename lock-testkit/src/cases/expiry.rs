@@ -212,8 +212,6 @@ pub async fn what_is_left_to_expire_ends_with_its_ttl<F: Fixture>(fixture: F) {
     let (client, a) = watched_locks(&fixture).await;
     let (b, key) = (locks(&fixture).await, key(&fixture, "k"));
     let lock = brief(&a, &key).with_renewal(RenewalPolicy::default());
-    // So early that no renewal is due yet, nor under way.
-    let lock = lock.with_min_validity(BRIEF * 4 / 5);
     let asked = Moment::now();
     hold(&lock).await.leave_to_expire();
     let renewals = client.calls_of(Op::Renew).len();
