@@ -216,6 +216,13 @@ struct Seen {
     disowned: Option<(Moment, Duration)>,
 }
 
+/// How often the store was made to forget an entry, and when last. In virtual time the moment alone does not say what came first.
+#[derive(Default)]
+struct Forgot {
+    times: usize,
+    last: Option<Moment>,
+}
+
 struct World {
     /// By how much the two clocks of a lease may differ.
     stalled: Mutex<Duration>,
@@ -224,13 +231,12 @@ struct World {
     locks: Locks,
     /// The second process, and how many there were before it.
     second: Mutex<(Locks, usize)>,
-    /// Waiters that are polled only now and then, if ever, and when they began.
-    begun: Mutex<Vec<(Option<usize>, Moment, Begun)>>,
+    /// Waiters that are polled only now and then, if ever, and how often the store had forgotten entries when they began.
+    begun: Mutex<Vec<(Option<usize>, usize, Begun)>>,
     passing: PassingOn,
     guards: [Arc<Mutex<Option<Seen>>>; ACTORS],
     newest: Arc<Mutex<FencingToken>>,
-    /// When the store was last made to forget an entry.
-    forgot: Arc<Mutex<Option<Moment>>>,
+    forgot: Arc<Mutex<Forgot>>,
     /// What is left of the guards that were let go.
     gone: Mutex<Vec<LossHandle>>,
 }
@@ -280,20 +286,19 @@ impl World {
         });
     }
 
-    /// Keeps a guard that came of what began at `start`, if there is room and nobody can doubt that it is whole.
+    /// Keeps a guard that came of what began when the store had forgotten entries so often, if there is room and nobody can doubt that it is whole.
     fn keep_whole(
         slot: &Mutex<Option<Seen>>,
         newest: &Mutex<FencingToken>,
-        forgot: &Mutex<Option<Moment>>,
+        forgot: &Mutex<Forgot>,
         longest: Duration,
-        (process, start): (Option<usize>, Moment),
+        (process, before): (Option<usize>, usize),
         guard: LockGuard,
     ) {
         let forgot = forgot.lock().unwrap();
         // Granted and then forgotten, or the other way round; or granted to another, forgotten, and then passed
         // on: nobody can say, and it is let go.
-        let whole = forgot
-            .is_none_or(|forgot| start.until(&forgot).is_zero() && forgot.elapsed() >= longest);
+        let whole = forgot.times == before && forgot.last.is_none_or(|at| at.elapsed() >= longest);
         if whole && slot.lock().unwrap().is_none() {
             Self::keep(slot, newest, process, guard);
         }
@@ -329,7 +334,7 @@ impl World {
             .as_mut()
             .poll(&mut Context::from_waker(Waker::noop()));
         let Poll::Ready(answer) = polled else { return };
-        let (process, start, _) = begun.swap_remove(index);
+        let (process, before, _) = begun.swap_remove(index);
         drop(begun);
         if let Ok(guard) = answer {
             let slot = &self.guards[actor];
@@ -339,7 +344,7 @@ impl World {
                 newest,
                 forgot,
                 self.longest(),
-                (process, start),
+                (process, before),
                 guard,
             );
         }
@@ -422,7 +427,7 @@ impl World {
         let slot = Arc::clone(&self.guards[actor]);
         let newest = Arc::clone(&self.newest);
         let forgot = Arc::clone(&self.forgot);
-        let (longest, start) = (self.longest(), Moment::now());
+        let (longest, before) = (self.longest(), self.times_forgotten());
         Handle::current().spawn(async move {
             let acquire = async {
                 match wait {
@@ -431,14 +436,22 @@ impl World {
                 }
             };
             if let Ok(Ok(guard)) = timeout(cut, acquire).await {
-                let began = (process, start);
+                let began = (process, before);
                 Self::keep_whole(&slot, &newest, &forgot, longest, began, guard);
             }
         });
     }
 
+    fn times_forgotten(&self) -> usize {
+        self.forgot.lock().unwrap().times
+    }
+
     fn disown(&self) {
-        *self.forgot.lock().unwrap() = Some(Moment::now());
+        {
+            let mut forgot = self.forgot.lock().unwrap();
+            forgot.times += 1;
+            forgot.last = Some(Moment::now());
+        }
         for slot in &self.guards {
             if let Some(seen) = &mut *slot.lock().unwrap() {
                 // What was extended before may be answered after.
@@ -467,7 +480,7 @@ impl World {
                     Box::pin(async move { lock.with_wait(millis(wait)).acquire().await });
                 let index = {
                     let mut all = self.begun.lock().unwrap();
-                    all.push((process, Moment::now(), begun));
+                    all.push((process, self.times_forgotten(), begun));
                     all.len() - 1
                 };
                 self.poll(index, 0);

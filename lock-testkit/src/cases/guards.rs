@@ -16,7 +16,7 @@ use tokio::time::{sleep, timeout};
 use super::{
     BOUND, BRIEF, HOLD, LEASE, MILLISECOND, OP, TERM, assert_outlives, brief, comes_free,
     distant_locks, eventually, evict, hold, is_free, key, locks, loss, owner, refused, release,
-    renewed, take, watched_locks, with_all,
+    renewed, take, unrenewed, watched_locks, with_all,
 };
 use crate::faulty::{Effect, Op};
 use crate::fixture::Fixture;
@@ -270,8 +270,8 @@ pub async fn with_says_that_the_lock_was_lost<F: Fixture>(fixture: F) {
         ended => is_lost(ended, &key),
     }
 
-    // Somebody else has it by then, and keeps it.
-    let next = owner();
+    // Somebody else has it by then, and keeps it. No renewal finds out before and cuts the body short.
+    let (next, lock) = (owner(), unrenewed(&locks, &key));
     let taken = lock.with(async |_| {
         evict(&fixture, &key).await;
         take::<F>(&oracle, &key, &next, HOLD).await;
